@@ -36,6 +36,7 @@ extern int page; /* the descriptor of `progress`, which the gate hands to the pr
 extern volatile struct progress *progress;
 _Noreturn void leave(int status);
 void report(uint32_t kind, uint32_t step, int32_t value, int fd);
+long send_report(uint32_t kind, uint32_t step, int32_t value, int fd);
 void wait_go(void);
 long keep_page(void);
 void use_own_page(void);

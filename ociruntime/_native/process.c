@@ -204,6 +204,15 @@ long join(int fd, uint64_t type, int own, const char *name)
 
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
 
+/* Report the child that goes on, with its pid or a pidfd, and leave. A child that the caller does not know would wait for it. */
+static _Noreturn void hand_over(uint32_t step, long pid, int32_t value, int pidfd)
+{
+    if (send_report(REPORT_FORKED, step, value, pidfd) >= 0)
+        leave(0);
+    sys(__NR_kill, pid, SIGKILL);
+    leave(255);
+}
+
 /* Go on in a child, in the new or joined namespaces. */
 long go_on_in_child(uint32_t step, uint64_t flags)
 {
@@ -225,8 +234,7 @@ long go_on_in_child(uint32_t step, uint64_t flags)
         wait_go(); /* the caller knows the new process */
         return 0;
     }
-    report(REPORT_FORKED, step, 0, pidfd);
-    leave(0);
+    hand_over(step, pid, 0, pidfd);
 }
 
 /* Close every descriptor but the process's own and the control socket. Slots can have numbers below the control socket's. */
@@ -255,8 +263,7 @@ long fork_last(uint32_t step)
         wait_go();
         return 0;
     }
-    report(REPORT_FORKED, step, (int32_t)pid, -1);
-    leave(0);
+    hand_over(step, pid, (int32_t)pid, -1);
 }
 
 /* Go on in a child. This process, the first one of a pid namespace, waits for the end of the child or of the process whose pidfd is

@@ -25,8 +25,8 @@ _Noreturn void leave(int status)
     end_process(status);
 }
 
-/* Send one message: the report, the kernel's own words if there are any, a descriptor if there is one. */
-void report(uint32_t kind, uint32_t step, int32_t value, int fd)
+/* Send one message: the report, the kernel's own words if there are any, a descriptor if there is one. An error is on the page. */
+long send_report(uint32_t kind, uint32_t step, int32_t value, int fd)
 {
     struct report r = { kind, step, value, 0 };
     char words[KERNEL_WORDS];
@@ -49,11 +49,15 @@ void report(uint32_t kind, uint32_t step, int32_t value, int fd)
             parts[1].iov_len = (size_t)n;
     }
     err = sys(__NR_sendmsg, control, &message, MSG_NOSIGNAL);
-    if (err < 0) {
-        if (progress->error == 0)
-            progress->error = (int32_t)-err;
-        leave(255); /* the caller is gone, or reads the page */
-    }
+    if (err < 0 && progress->error == 0)
+        progress->error = (int32_t)-err; /* if the caller is not gone, it reads the page */
+    return err;
+}
+
+void report(uint32_t kind, uint32_t step, int32_t value, int fd)
+{
+    if (send_report(kind, step, value, fd) < 0)
+        leave(255);
 }
 
 /* Wait for the caller's byte. */

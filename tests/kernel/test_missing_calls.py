@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import ociruntime as oci
 
-from ..support.fixture_types import Script
+from ..support.fixture_types import Script, UserBundle
 from ..support.leftovers import assert_nothing_left
+from ..support.users import UID, processes_of
+from ..support.waiting import within
 
 pytestmark = pytest.mark.root
 
@@ -83,6 +86,35 @@ def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: st
     if name not in ("close_range", "openat2"):
         assert f" {name}, ENOSYS)" in printed[0]
     assert oci.Container.list(state_root=state_root) == []
+
+
+IN_A_CONTAINER = """
+import errno, sys
+import pyseccomp
+import ociruntime as oci
+root, path, container_id = sys.argv[1:]
+with oci.Container.run(container_id, oci.Bundle.load(path), state_root=root) as container:
+    blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+    blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "sendmsg")
+    blocked.load()
+    try:
+        container.exec(["true"])
+    except oci.UnsupportedError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("text", [SCRIPT, IN_A_CONTAINER], ids=["run", "exec"])
+def test_a_child_that_cannot_be_reported(user_bundle: UserBundle, user_script: Script, prefix: str, text: str) -> None:
+    """It ends at once, with the process that has forked it, instead of waiting for its caller."""
+    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID)
+    path, state = user_bundle(spec.at.process.args.set(("sleep", "1000")))
+    with within(20):
+        printed = user_script(text, *(["sendmsg"] if text is SCRIPT else []), state, path, prefix).stdout
+    assert "Linux 5.14 or later is needed" in printed
+    assert re.search(r" fork(_last)?, ENOSYS\)", printed)
+    assert oci.Container.list(state_root=state) == []
+    assert processes_of(UID) == []
 
 
 LATE = """
