@@ -299,7 +299,8 @@ def _unmount_unused(directory: BundleDirectory, state_root: str | os.PathLike[st
     _refuse_containers(directory, state_root)
     _refuse(directory, _lasting_users(directory, mounts))
     layers = directory.layers()
-    if layers is not None and not layers.shared:  # no container can be created meanwhile (see `in_use`)
+    # Nothing uses a bundle that was not mounted to the end. For others no container can be created meanwhile (see `in_use`).
+    if layers is None or not layers.shared:
         directory.unmount()
         return
     with directory.top_unmounted():  # a user that came since the first look keeps its open files

@@ -95,20 +95,22 @@ class BundleDirectory:
             origin: the origin of the lower layer, if that is known.
         """
         _make_directory()
-        _, partial = self._records()
-        _forget(partial)  # of a directory that had the same inode
-        try:
-            os.symlink(f"{self._birth()}{f':{origin}' if origin else ''} {self.real}", partial)  # atomic
-        except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            raise BundleError(f"{self.path}: the path is too long; choose a shorter one") from error
+        self._write(self._records()[1], origin)
 
     def commit(self, layers: Layers) -> None:
         """Make the record complete. Raises OSError: it cannot be written."""
         complete, partial = self._records()
-        self.begin(layers.origin)
-        os.rename(partial, complete)
+        self._write(complete, layers.origin)
+        os.unlink(partial)  # if this process is killed before, `record` finds the complete one first
+
+    def _write(self, record: str, origin: str) -> None:
+        _forget(record)  # of a directory that had the same inode
+        try:
+            os.symlink(f"{self._birth()}{f':{origin}' if origin else ''} {self.real}", record)  # atomic
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise BundleError(f"{self.path}: the path is too long; choose a shorter one") from error
 
     def layers(self) -> Layers | None:
         """Return the layers of the bundle; None if it has no complete record."""

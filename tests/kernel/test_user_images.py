@@ -19,6 +19,7 @@ import pytest
 
 import ociruntime as oci
 
+from ..support.fixture_types import Script
 from ..support.images import hostile_sif
 from ..support.places import WALKTHROUGH, link_programs
 from ..support.private_users import UID, User, give, new_user
@@ -374,6 +375,52 @@ def test_a_helper_that_was_killed(user_with_fuse: User, prefix: str) -> None:
     command(user, "umount", "bundle")
     assert not (user.home / "bundle").exists()
     assert user.leftovers() == []
+
+
+KILLED_AT_A_RECORD = """
+def die_at(number):
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal number
+            number -= 1
+            if number == 0:
+                os._exit(9)
+            return function(*arguments, **options)
+        return call
+    for name in ("symlink", "unlink", "rename"):
+        setattr(os, name, counted(getattr(os, name)))
+
+number, code, target = 0, 9, os.path.abspath("bundle")
+while code:
+    number += 1
+    pid = os.fork()
+    if not pid:
+        die_at(number)
+        oci.Bundle.from_image("image.sif", target)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 9), code
+    if os.path.exists(f"{target}/config.json"):
+        oci.Bundle.load(target).umount()
+    oci.prune()
+    with open("/proc/self/mountinfo") as mounts:
+        assert target not in mounts.read(), number
+    if os.path.exists(target):
+        os.rmdir(target)  # an empty directory, which no record knows yet
+print(number)
+"""
+
+
+def test_a_mount_that_was_killed_at_its_record(user_with_fuse: User) -> None:
+    """The image is mounted already, or not yet: `umount`, or `prune`, removes what there is."""
+    assert int(run_script(user_with_fuse, KILLED_AT_A_RECORD).stdout) >= 5
+    assert user_with_fuse.leftovers() == []
+
+
+def test_a_mount_of_root_that_was_killed_at_its_record(image: Path, tmp_path: Path, script: Script) -> None:
+    text = f"import os, sys, ociruntime as oci\nos.chdir(sys.argv[1])\n{KILLED_AT_A_RECORD}"
+    shutil.copy(image, tmp_path / "image.sif")
+    assert int(script(text, tmp_path).stdout) >= 5
 
 
 HANGING = """
