@@ -598,6 +598,19 @@ def start_time(pid: int) -> int:
     return 0 if (fields := read_stat(pid)) is None or is_over(fields) else int(fields[19])
 
 
+def open_pidfd(pid: int) -> int:
+    """Return a pidfd of a process. Raises ProcessLookupError: it has ended, or is a thread.
+
+    While a process is being reaped, some versions of Linux answer as for a thread, by EINVAL or ENOENT.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+
+
 def read_stat(pid: int) -> list[bytes] | None:
     """Return the fields of /proc/PID/stat from the third on, the state (proc(5)); None if the process does not exist."""
     try:

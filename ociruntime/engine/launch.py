@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, clone, ffi, lib
 from ..errors import MISSING_CALL, UnsupportedError
-from ..files import OwnDescriptor, forking, sealed_memfd, socket_path
+from ..files import OwnDescriptor, forking, open_pidfd, sealed_memfd, socket_path
 from ..plan.ops import Report
 from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
 
@@ -193,7 +193,7 @@ def _is_inheritable(fd: int) -> bool:
 
 def own_child(pid: int) -> int:
     """Return a pidfd of a child of this process. Raises ProcessLookupError: the child does not exist."""
-    pidfd = os.pidfd_open(pid)
+    pidfd = open_pidfd(pid)
     try:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ..arguments import check_type, shown
-from ..files import ProcessLock, is_over, read_stat, start_time
+from ..files import ProcessLock, is_over, open_pidfd, read_stat, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def open_process(pid: int, started: int, *, ending: bool = False) -> int | None:
             after all others there.
     """
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = open_pidfd(pid)
     except ProcessLookupError:
         return None
     try:

@@ -20,7 +20,7 @@ from ..arguments import check_window
 from ..engine.launch import check_calls
 from ..engine.processes import ended_within, wait_killed
 from ..errors import ContainerNotFound, StateError, UnsupportedError, WrongStatus
-from ..files import OwnDescriptor, Unpicklable, forking, start_time
+from ..files import OwnDescriptor, Unpicklable, forking, open_pidfd, start_time
 from ..host import Host
 from ..lifecycle.status import first_process, status_of
 from ..plan.namespaces import host_id, with_default_mappings
@@ -269,7 +269,7 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
             setsigmask=(),
         )
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = open_pidfd(pid)
     except ProcessLookupError:
         return  # SIGCHLD is ignored: the kernel has reaped it
     try:

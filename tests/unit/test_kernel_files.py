@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
 import socket
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,25 @@ def test_pid_of_something_else_than_a_process() -> None:
     finally:
         os.close(pidfd)
         os.close(fd)
+
+
+def test_a_process_that_is_being_reaped_has_ended() -> None:
+    """Linux answers as for a thread."""
+    over, ids = threading.Event(), queue.SimpleQueue[int]()
+
+    def work() -> None:
+        ids.put(threading.get_native_id())
+        over.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        with pytest.raises(ProcessLookupError):
+            files.open_pidfd(ids.get())
+    finally:
+        over.set()
+        thread.join()
+    os.close(files.open_pidfd(os.getpid()))
 
 
 def test_an_empty_status_is_that_of_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

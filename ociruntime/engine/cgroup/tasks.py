@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ..._native import check, ffi, lib
 from ...errors import StepError, UnsupportedError
-from ...files import Descriptor, read_stat, start_time
+from ...files import Descriptor, open_pidfd, read_stat, start_time
 from ..processes import LONGEST_POLL, EndWaiter
 from .tree import (
     GONE,
@@ -75,7 +75,7 @@ def open_pidfds(list_pids: Callable[[], set[int]], pids: Iterable[int]) -> Itera
     try:
         for pid in islice(pids, _MOST_PIDFDS):
             try:
-                opened[pid] = os.pidfd_open(pid)
+                opened[pid] = open_pidfd(pid)
             except ProcessLookupError:
                 continue
         listed = list_pids() if opened else set()
