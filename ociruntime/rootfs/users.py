@@ -432,10 +432,13 @@ class Caller:
 
 def working_directory() -> str | None:
     """Return the caller's working directory, by ``$PWD`` if that names it; None if it was removed or cannot be reached."""
+    path = os.environ.get("PWD", "")
     try:
-        path = os.environ.get("PWD", "")
         if path.startswith("/") and posixpath.normpath(path) == path and os.path.samefile(path, "."):
             return path
+    except OSError:
+        pass  # it names a directory that was removed, or that this user cannot reach
+    try:
         return os.getcwd()
     except OSError:
         return None

@@ -77,8 +77,9 @@ def test_a_working_directory_by_its_logical_path(host: Path, monkeypatch: pytest
     (host / "link").symlink_to("home/work")
     monkeypatch.setenv("PWD", f"{host}/link")
     assert binds(complete(attrs.evolve(NO_PATHS, home=False))) == [f"{host}/link"]
-    monkeypatch.setenv("PWD", f"{host}/scratch")
-    assert binds(complete(attrs.evolve(NO_PATHS, home=False))) == [f"{host}/home/work"]
+    for other in (f"{host}/scratch", f"{host}/missing", f"{host}/home/file/below"):  # of another user, or of before `su`
+        monkeypatch.setenv("PWD", other)
+        assert binds(complete(attrs.evolve(NO_PATHS, home=False))) == [f"{host}/home/work"]
 
 
 def test_a_working_directory_that_was_removed(host: Path) -> None:
