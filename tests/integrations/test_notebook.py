@@ -107,7 +107,7 @@ def test_the_page_about_notebooks(tmp_path: Path, busybox_rootfs: Path, busybox_
         "/work/a",
         "1 difference",
         "hello from ociruntime",
-        "building 100 %",
+        "building new.sif 100 %",
     ):
         assert part in text
 

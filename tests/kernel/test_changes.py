@@ -26,7 +26,7 @@ from ociruntime.plan.ops import Call
 from ..support.fixture_types import Command, MakeBundle
 from ..support.private_users import give, new_user
 from ..support.users import run_tests_as_user
-from ..support.waiting import within
+from ..support.waiting import wait_until, within
 
 AS_ROOT = os.geteuid() == 0
 UPPERS = ["directory", "tmpfs"]
@@ -259,6 +259,7 @@ def test_a_snapshot_of_running_programs(start: Start) -> None:
             with pytest.raises(oci.UnsupportedError, match="end them first"):
                 container.snapshot()
         else:
+            wait_until(lambda: container.exec(["test", "-e", "two"]).returncode == 0, "the begin of the program")
             for _ in range(5):
                 with container.snapshot() as snapshot:
                     upper = Path(snapshot.upper)

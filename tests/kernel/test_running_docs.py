@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import logging
 import os
 import shutil
 import tempfile
@@ -21,7 +22,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.root
 @pytest.mark.skipif(SLOWER > 1, reason="an example has a timeout of 0.3 s, in which no shell starts here")
 @pytest.mark.parametrize(("name", "least"), [("running", 20), ("sandbox", 18), ("supervised", 12), ("tracing", 12)])
-def test_examples(bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int) -> None:
+def test_examples(
+    bundle: oci.Bundle, state_root: Path, prefix: str, name: str, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("ociruntime")
+    monkeypatch.setattr(logger, "handlers", logger.handlers[:])  # a page adds one
     page = DOCS / f"{name}.md"
     if name == "running":
         (bundle.path / "config.json").unlink()  # the page makes its own
