@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HISTORY = Path(__file__).resolve().parent / "history"
-COLUMNS, WIDTH, HEIGHT, MARGIN = 3, 300, 110, 24
+COLUMNS, WIDTH, HEIGHT, MARGIN = 3, 350, 110, 24
 STYLE = """text{font:11px system-ui,sans-serif;fill:#222}.line{fill:none;stroke:#3b82c4;stroke-width:1.5}.point{fill:#3b82c4}
 .axis{stroke:#8a8a8a}.back{fill:#fff}
 @media (prefers-color-scheme:dark){text{fill:#ddd}.back{fill:#161616}}"""
