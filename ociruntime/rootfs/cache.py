@@ -236,15 +236,18 @@ def _reference(place: str, bundle: str) -> str:
 
 
 def _size(path: str) -> int:
-    """Return the bytes on disk of a directory tree."""
+    """Return the bytes on disk of a directory tree, without those of directories that this user may not read."""
     total, directories = 0, [path]
     while directories:  # os.walk recurses in Python 3.11
-        with os.scandir(directories.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.path)
-                else:
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+        try:
+            with os.scandir(directories.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except PermissionError:
+            continue  # it has the mode that it has in the image
     return total
 
 

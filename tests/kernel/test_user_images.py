@@ -663,6 +663,19 @@ def test_an_image_is_extracted_once(user_without_fuse: User, prefix: str) -> Non
     clean_cache(user)
 
 
+def test_directories_that_their_owner_may_not_read(user_without_fuse: User, busybox_rootfs: Path, tmp_path: Path) -> None:
+    tree = shutil.copytree(busybox_rootfs, tmp_path / "tree", symlinks=True)
+    for name, mode in (("unread", 0o300), ("closed", 0)):
+        (tree / name).mkdir()
+        (tree / name).chmod(mode)
+    image = user_without_fuse.home / "modes.sif"
+    oci.build(tree, image)
+    give(user_without_fuse.home)
+    text = 'print(oci.run("modes.sif", ["ls", "-ld", "/unread", "/closed"], capture_output=True, text=True, check=True).stdout)'
+    modes = [line.split()[0] for line in run_script(user_without_fuse, text).stdout.splitlines() if line]
+    assert sorted(modes) == ["d---------", "d-wx------"]
+
+
 def test_an_extraction_that_was_killed(user_without_fuse: User) -> None:
     user = user_without_fuse
     command(user, "mount", "image.sif", "bundle")
