@@ -295,7 +295,11 @@ class BaseProcess(Unpicklable):
         self._process.send_signal("TERM")
 
     def kill(self, *, all: bool = False) -> None:
-        """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself."""
+        """Send SIGKILL. With ``all``, also to every process that it has started, whether or not it has ended itself.
+
+        Raises:
+            TimeoutError: processes that it has started fork faster than they can be killed. Ending the container ends them.
+        """
         self._process.kill(all=all)
 
     def resize(self, rows: int, columns: int) -> None:

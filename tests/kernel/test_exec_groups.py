@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -136,6 +137,51 @@ def test_a_process_that_forks_again_and_again(container: oci.Container) -> None:
     assert sleepers(container, 1007) == []
     time.sleep(0.2)
     assert sleepers(container, 1007) == []
+
+
+CHAINS = "f() { : >/tmp/alive; f & }; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do f; done; exec sleep 1007"
+"""Starts chains of processes, each of which forks the next one and ends: no list of all processes need have one of them."""
+
+
+@contextlib.contextmanager
+def chains(container: oci.Container) -> Iterator[oci.Process[bytes]]:
+    """Start the chains, and expect that they have ended afterwards."""
+    alive = Path(f"/proc/{container.pid}/root/tmp/alive")
+    with container.popen(["sh", "-c", CHAINS]) as process:
+        wait_until(alive.exists, "the start")
+        yield process
+    alive.unlink()
+    time.sleep(0.2)
+    assert not alive.exists()
+
+
+def test_processes_that_fork_and_end(container: oci.Container) -> None:
+    with chains(container) as process:
+        process.kill(all=True)
+
+
+def test_processes_that_no_list_has(container: oci.Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outdated() -> list[int]:
+        pids = all_pids()
+        time.sleep(0.02)
+        return pids
+
+    all_pids = tasks._all_pids
+    monkeypatch.setattr(tasks, "_all_pids", outdated)
+    with chains(container) as process:
+        process.kill(all=True)
+
+
+def test_processes_that_are_not_caught_in_time(container: oci.Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    if own_cgroups(container):
+        pytest.skip("its cgroup has them all")
+    with chains(container) as process:
+        message = r"fork faster than they can be killed.*end the container"
+        with monkeypatch.context() as patch:
+            patch.setattr(tasks, "_KILL_TIMEOUT", 0)
+            with pytest.raises(TimeoutError, match=message):
+                process.kill(all=True)
+        process.kill(all=True)
 
 
 def test_kill_takes_one_or_all(container: oci.Container) -> None:

@@ -547,6 +547,8 @@ _MIN_LIMIT: Final = 1 << 30
 """The lowest hard limit that leaves enough random numbers for no two groups to have the same."""
 _GROUP_KILL_TIMEOUT: Final = 1.0
 """Seconds for processes to die of SIGKILL. Those that take longer hang in the kernel, or are frozen."""
+_BATCH: Final = 100
+"""Pids that are tried before it is looked for new ones."""
 
 
 class Group(ABC):
@@ -557,9 +559,19 @@ class Group(ABC):
         """Return the pids of the processes that run, in the caller's pid namespace."""
 
     def kill(self) -> None:
-        """Send SIGKILL to every process, including those that are being forked, and wait until they are dead."""
+        """Send SIGKILL to every process, including those that are being forked, and wait until they are dead.
+
+        Raises:
+            TimeoutError: they are forked faster than they can be killed.
+        """
         begun = time.monotonic()
-        while (pids := self.processes()) and _is_time_left(begun, begun, pids):
+        known = set[int]()
+        while pids := self.processes():
+            if not _is_time_left(begun, begun, pids):
+                if not pids <= known:
+                    raise _outrun(pids)
+                return
+            known |= pids
             with open_pidfds(self.processes, pids) as pidfds:
                 send(pidfds, signal.SIGKILL)
                 wait(pidfds, time.monotonic() + _GROUP_KILL_TIMEOUT / 10)
@@ -583,6 +595,15 @@ def _is_time_left(begun: float, progress: float, pids: Iterable[int]) -> bool:
     return now < begun + _KILL_TIMEOUT and any((fields := read_stat(pid)) and fields[0] == b"R" for pid in pids)
 
 
+def _outrun(pids: Collection[int]) -> TimeoutError:
+    """Return the error for processes that run on, given the last ones that were found."""
+    return TimeoutError(
+        errno.ETIMEDOUT,
+        "kill a process and all that it has started: they fork faster than they can be killed, and run on"
+        f"{f' as pid {max(pids)}' if pids else ''}; end the container, and limit its processes with pids= or RLIMIT_NPROC",
+    )
+
+
 class CgroupGroup(Group):
     """A group with a cgroup of its own."""
 
@@ -594,6 +615,8 @@ class CgroupGroup(Group):
 
     def kill(self) -> None:
         if not kill_v2(self.path):
+            if os.path.exists(f"{self.path}/pids.max"):
+                write(self.path, "pids.max", "0")  # none can be forked any more
             signal_all([self.path], signal.SIGKILL)
         super().kill()
         deadline = time.monotonic() + _GROUP_KILL_TIMEOUT
@@ -619,8 +642,7 @@ class MarkedGroup(Group):
         self._namespace = Descriptor(namespace), os.fstat(namespace)
 
     def processes(self) -> set[int]:
-        with os.scandir("/proc") as entries:
-            return {int(entry.name) for entry in entries if entry.name.isdigit() and self._has(int(entry.name))}
+        return set(filter(self._has, _all_pids()))
 
     def _has(self, pid: int) -> bool:
         if self._namespace is not None:
@@ -643,15 +665,17 @@ class MarkedGroup(Group):
 
     def kill(self) -> None:
         begun = progress = time.monotonic()
+        deadline = begun + _KILL_TIMEOUT
         pause, known = 0.0005, set[int]()
-        while pids := self._send(signal.SIGKILL):
-            if known and not pids <= known:  # they fork as fast as they are killed
-                self._stop()
-                pids |= self._send(signal.SIGKILL)
-                progress = time.monotonic()
+        while pids := self._send(signal.SIGKILL, deadline):
+            if pids <= known:
+                if not _is_time_left(begun, progress, pids):
+                    return
+            elif (progress := time.monotonic()) >= deadline:
+                raise _outrun(pids)
+            elif known:  # they fork as fast as they are killed
+                self._stop(deadline)
             known |= pids
-            if not _is_time_left(begun, progress, pids):
-                return
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
         self.close()
@@ -659,24 +683,53 @@ class MarkedGroup(Group):
     def close(self) -> None:
         self._namespace = None  # its number may be that of another one from now on
 
-    def _stop(self) -> None:
+    def _stop(self, deadline: float) -> None:
         """Stop all processes, until none is found that was not stopped."""
         stopped = set[int]()
-        deadline = time.monotonic() + _KILL_TIMEOUT
-        while (pids := self._send(signal.SIGSTOP, but=stopped)) and time.monotonic() < deadline:
+        while pids := self._send(signal.SIGSTOP, deadline, but=stopped):
             stopped |= pids
 
-    def _send(self, number: int, but: Collection[int] = ()) -> set[int]:
-        """Send a signal to each process as it is found, before it forks once more. Return the pids."""
+    def _send(self, number: int, deadline: float, but: Collection[int] = ()) -> set[int]:
+        """Send a signal to each process as it is found, before it forks once more. Return the pids.
+
+        A process that forks and ends can be missed by every reading of /proc: its child is listed later, or not at all. But
+        the child has one of the next pids. So all new pids are tried too, the last one first, until there are no more.
+
+        Raises:
+            TimeoutError: there are still more at the deadline.
+        """
         sent: set[int] = set()
-        with os.scandir("/proc") as entries:
-            for entry in entries:
-                if not entry.name.isdigit() or (pid := int(entry.name)) in but or not self._has(pid):
-                    continue
-                with open_pidfds(lambda pid=pid: {pid} if self._has(pid) else set(), [pid]) as pidfds:  # type: ignore[misc]
-                    send(pidfds, number)
-                    sent.update([pid] if pidfds else [])
+        last = _last_pid()
+        pending: list[Sequence[int]] = [_all_pids()]
+        while pending:
+            pids = pending.pop()
+            sent.update(pid for pid in reversed(pids[-_BATCH:]) if pid not in but and self._send_one(pid, number))
+            if rest := pids[:-_BATCH]:
+                pending.append(rest)
+            if (newest := _last_pid()) != last:
+                if time.monotonic() > deadline:
+                    raise _outrun(sent)
+                pending.append(range(last + 1, newest + 1) if newest > last else _all_pids())
+                last = newest
         return sent
+
+    def _send_one(self, pid: int, number: int) -> bool:
+        """Send a signal to a process if it belongs to the group, and return whether that is so."""
+        if not self._has(pid):
+            return False
+        with open_pidfds(lambda: {pid} if self._has(pid) else set(), [pid]) as pidfds:
+            send(pidfds, number)
+            return bool(pidfds)
+
+
+def _all_pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _last_pid() -> int:
+    """Return the pid that was given last in the caller's pid namespace (proc_loadavg(5))."""
+    with open("/proc/loadavg", "rb", buffering=0) as file:
+        return int(file.read(100).split()[-1])
 
 
 def make_cgroup_group(places: Iterable[Place], own: Sequence[str]) -> tuple[CgroupGroup, list[str]] | None:
