@@ -463,16 +463,18 @@ class Execution:
         return launched
 
     def _program(self, inputs: int) -> bytes:
-        """Return the encoded steps of the init. Plans of one configuration share the values."""
-        steps = self.plan.init_steps()
-        key = inputs, tuple([(n, step.op) for n, step in steps]), tuple(map(id, [step.values for _, step in steps]))
-        if (found := _programs.get(key)) is not None:
-            return found[1]
-        program = _encode(tuple([(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in steps]), inputs)
-        _programs[key] = steps, program
-        for oldest in list(_programs)[:-_MAX_PROGRAMS]:
-            _programs.pop(oldest, None)
-        return program
+        """Return the encoded steps of the init."""
+        variation = self.plan.variation
+        if variation is None or variation.steps is not self.plan.steps:
+            return self._encode(self.plan, inputs)
+        pattern = variation.pattern
+        if pattern.encoded is None:
+            pattern.encoded = self._encode(pattern.plan, inputs)
+        return variation.encode(pattern.encoded)
+
+    def _encode(self, plan: Plan, inputs: int) -> bytes:
+        steps = [(n, s.op, self._filter(s) if s.op == "seccomp" else s.values) for n, s in plan.init_steps()]
+        return _encode(tuple(steps), inputs)
 
     def _filter(self, step: Step) -> tuple[object, ...]:
         """Return the values of a seccomp step, with its profile compiled."""
@@ -531,15 +533,9 @@ def _filter(profile: Seccomp, cache: str | None) -> Compiled:
     return compiled
 
 
-_MAX_PROGRAMS: Final = 16
-_programs: Final[dict[tuple[int, tuple[tuple[int, str], ...], tuple[int, ...]], tuple[list[tuple[int, Step]], bytes]]] = {}
-"""The encoded steps of the last launches, by the number of inputs, and the number, operation and identity of the values of each
-step. The steps are kept, so that no others get these identities."""
-
-
-@lru_cache(maxsize=_MAX_PROGRAMS)
+@lru_cache(maxsize=16)
 def _encode(steps: tuple[tuple[int, str, tuple[object, ...]], ...], inputs: int) -> bytes:
-    """Return the encoded init steps. They are the same for every container of a configuration."""
+    """Return the encoded init steps. They are the same for every exec process with the same options."""
     return encode(steps, inputs)
 
 

@@ -26,7 +26,7 @@ from .cgroups import (
 )
 from .cgroups.limits import compile_rdt, compile_rdt_join
 from .devices import Devices
-from .model import NO_SLOT, Input, Plan, PlanBuilder, Step
+from .model import NO_SLOT, Input, Pattern, Plan, PlanBuilder, Step, Variation
 from .mounts import Mounts
 from .namespaces import (
     Setgroups,
@@ -839,9 +839,23 @@ class Template:
             texts += [step.text, *(text for place in places for text in _texts(step.values[place]))]
         self._texts = list(dict.fromkeys(texts))
         self._joined = _CUT.join(self._texts)
+        self._pattern: tuple[tuple[int, int], Pattern] | None = None
 
     def plan(self, container_id: str, layer: str = "") -> Plan:
         """Return the plan of one container."""
+        lengths = len(container_id), len(layer)
+        placeholders = _ID.ljust(lengths[0], "0"), LAYER.ljust(lengths[1], "0") if layer else ""
+        if (len(placeholders[0]), len(placeholders[1])) != lengths:
+            return self._insert(container_id, layer)  # the id or the layer is shorter than its placeholder
+        if self._pattern is None or self._pattern[0] != lengths:
+            self._pattern = lengths, Pattern(self._insert(*placeholders))
+        pairs = zip(placeholders, (container_id, layer), strict=True)
+        texts = tuple([(placeholder.encode(), text.encode()) for placeholder, text in pairs if text])
+        return self._insert(container_id, layer, self._pattern[1], texts)
+
+    def _insert(
+        self, container_id: str, layer: str, pattern: Pattern | None = None, replaced_bytes: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> Plan:
         plan = self._plan
         replaced = self._joined.replace(_ID, container_id).replace(LAYER, layer).split(_CUT)
         texts = dict(zip(self._texts, replaced, strict=True))
@@ -858,12 +872,14 @@ class Template:
         for index in self._inputs:
             kind, name, path, bit, maps = inputs[index]
             inputs[index] = Input(kind, texts[name], texts[path], bit, maps)
+        inserted = tuple(steps)
         return attrs.evolve(
             plan,
             title=texts[plan.title],
-            steps=tuple(steps),
+            steps=inserted,
             inputs=tuple(inputs),
             cgroups=tuple([texts[path] for path in plan.cgroups]),
+            variation=None if pattern is None else Variation(inserted, pattern, replaced_bytes),
         )
 
 

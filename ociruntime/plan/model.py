@@ -122,6 +122,8 @@ class Plan(HtmlRepr):
     """What cannot be granted, where the runtime spec asks for a warning instead of an error."""
     notes: tuple[str, ...] = ()
     """What was chosen for this host, and why."""
+    variation: Variation | None = attrs.field(default=None, eq=False)
+    """How to encode the plan, if it was made from a pattern."""
 
     def command(self) -> tuple[str, ...]:
         """Return the arguments of the program; empty if the container has none, and its init process only waits."""
@@ -196,6 +198,31 @@ class Plan(HtmlRepr):
 
     def __repr__(self) -> str:
         return f"<Plan {self.title!r}: {len(self.steps)} steps>"
+
+
+@attrs.define(eq=False)
+class Pattern:
+    """A plan whose encoded steps become those of other plans when texts in it are replaced by texts of the same length."""
+
+    plan: Plan
+    encoded: bytes | None = None
+    """Its encoded steps, from the first launch on."""
+
+
+class Variation(NamedTuple):
+    """How the encoded steps of a plan are made from those of a pattern."""
+
+    steps: tuple[Step, ...]
+    """The steps of the plan. A plan with other ones is not a variation of the pattern."""
+    pattern: Pattern
+    texts: tuple[tuple[bytes, bytes], ...]
+    """Texts of the pattern, and what the plan has in their place."""
+
+    def encode(self, encoded: bytes) -> bytes:
+        """Return the encoded steps of the plan, given those of the pattern."""
+        for text, replacement in self.texts:
+            encoded = encoded.replace(text, replacement)
+        return encoded
 
 
 def _hides_time(step: Step) -> bool:

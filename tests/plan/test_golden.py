@@ -13,11 +13,12 @@ from typing import Any
 import attrs
 import pytest
 
+from ociruntime.engine.execution import Execution
 from ociruntime.errors import SpecError, UnsupportedError
 from ociruntime.host import Host, Systemd
 from ociruntime.plan import Plan, compile_create, compile_exec
 from ociruntime.plan.cgroups import changed_members, compile_update, existing_placement, member_names
-from ociruntime.plan.compile import Template, is_usable
+from ociruntime.plan.compile import LAYER, Template, is_usable
 from ociruntime.plan.ops import OPS
 from ociruntime.plan.rootfs import ImageMount, Overlay, Tmpfs
 from ociruntime.spec import Linux, Resources, RuntimeSpec
@@ -254,14 +255,31 @@ def test_a_template_gives_compiled_plans(host: Host, path: str | None, gate: boo
     def change(d: dict[str, Any]) -> None:
         d["linux"] |= {"cgroupsPath": path} if path else {}
         d["linux"]["resources"] = LIMITS if host is not NONE else {}
+        if host is not NONE:  # its steps have the paths of cgroups, and so the id
+            d["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]})
 
     spec = config(change)
     template = Template(spec, host, bundle="/bundle", gate=gate, manager="cgroupfs", die_with_parent=gate)
-    for name in ("c1", "a", "x-1_2+3.4", "oci" * 100):
+    for name in ("c1", "a", "x-1_2+3.4", "oci" * 100, "run-0123456789abcdef", "run-fedcba9876543210"):
         expected = compile_create(spec, host, bundle="/bundle", container_id=name, gate=gate, die_with_parent=gate)
         assert template.plan(name) == expected
+        assert Execution(template.plan(name), stdio=())._program(9) == Execution(expected, stdio=())._program(9)
     assert not is_usable(spec, "systemd")
     assert not is_usable(config(lambda d: d["linux"].update(intelRdt={})), "cgroupfs")
+
+
+@pytest.mark.parametrize("name", ["c1", "run-0123456789abcdef", "run-fedcba9876543210", "oci" * 100])
+def test_a_template_inserts_the_upper_layer(name: str) -> None:
+    spec, layer = config(), "ociruntime-0123456789abcdef"
+    lowers = ("/bundle/layers/1", "/bundle/layers/0")
+    arguments: dict[str, Any] = {"bundle": "/bundle", "gate": False, "die_with_parent": True}
+    template = Template(spec, USER, manager="cgroupfs", overlay=Overlay(lowers, f"/upper/{LAYER}"), **arguments)
+    expected = compile_create(spec, USER, container_id=name, overlay=Overlay(lowers, f"/upper/{layer}"), **arguments)
+    plan = template.plan(name, layer)
+    assert plan == expected
+    encoded, compared = (Execution(plan, stdio=())._program(9) for plan in (plan, expected))
+    assert encoded == compared
+    assert layer.encode() in encoded
 
 
 LOAD = """
