@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Required, TypedDict
 
@@ -436,13 +436,27 @@ class Entry:
         with self.storing(RECOVERY):
             self._recovery.add(document)
 
-    def record(self, document: StateRecord) -> None:
+    def record(self, document: StateRecord, staged: StagedFile | None = None) -> None:
         """Write the state of a container whose process exists and does not run yet, and complete the recovery record.
 
-        In this order, as a recovery record with a pid and no state.json stands for damage. Raises StateError.
+        In this order, as a recovery record with a pid and no state.json stands for damage.
+
+        Args:
+            staged: the state, if it is written already (see `staged_state`).
+
+        Raises:
+            StateError: it cannot be written.
         """
-        self.write(document)
+        if staged is None:
+            self.write(document)
+        else:
+            with self.storing("state.json"):
+                staged.commit()
         self.begin(document)
+
+    def staged_state(self, document: StateRecord) -> AbstractContextManager[StagedFile]:
+        """Write a new state.json, which takes effect with `StagedFile.commit`. Raises StateError: it cannot be written."""
+        return self.staged("state.json", json.dumps(document).encode())
 
     def write(self, document: StateRecord) -> None:
         """Replace state.json. Raises StateError: it cannot be written, and the old one stays."""

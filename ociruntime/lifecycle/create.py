@@ -21,7 +21,7 @@ from ..engine.execution import Execution
 from ..engine.hooks import HookRunner
 from ..engine.launch import Preserved, inherited, listen_start
 from ..errors import UnsupportedError, warn
-from ..files import Descriptor, read_mounts, replace_file, start_time
+from ..files import Descriptor, StagedFile, read_mounts, replace_file, start_time
 from ..host import Host
 from ..interrupts import uninterruptible, waiting
 from ..overrides import Overrides
@@ -400,6 +400,7 @@ class Creation:
         self._ready: Ready | None = None
         self._parents: undo.Record = ()
         self._terminals: list[int] = []
+        self._staged: tuple[StateRecord, StagedFile] | None = None
 
     def __enter__(self) -> Self:
         self._clean_ups.on_failure(self._run_poststop_hooks)
@@ -514,10 +515,24 @@ class Creation:
             recorder=recorder,
         )
         self._clean_ups.on_failure(execution.abort)
-        init = execution.begin(lambda: self.entry.save("config.json", prepared.bundle.config_bytes))
+        init = execution.begin(lambda: self._store_meanwhile(execution, prepared))
         if supervisor is not None:
             supervisor.adopt(init.pid, init.pidfd)
         return execution
+
+    def _store_meanwhile(self, execution: Execution, prepared: Prepared) -> None:
+        """Write the files of the container while its init works: its config, and the state that `commit` can put in place."""
+        self.entry.save("config.json", prepared.bundle.config_bytes)
+        document = self._created(execution.init)
+        self._staged = document, self._clean_ups.enter_context(self.entry.staged_state(document))
+
+    def _created(self, init: Init) -> StateRecord:
+        """Return the state of the container when it is created."""
+        document: StateRecord = {**self.document, "pid": init.pid, "pid_start": start_time(init.pid)}
+        document["status"] = Status.RUNNING if self._start else Status.CREATED
+        if self._start:
+            document["started_at"] = time.time_ns()
+        return document
 
     def _make_upper(self, prepared: Prepared) -> None:
         """Make the upper layer of the container, if it has one of its own. Raises OSError."""
@@ -548,13 +563,14 @@ class Creation:
     def commit(self, execution: Execution, prepared: Prepared) -> Created:
         """Record the container as created, and let its init process go on. Raises StepError, HookError."""
         init, document = execution.init, self.document
-        document["pid"], document["pid_start"] = init.pid, start_time(init.pid)
+        if self._staged is not None and self._staged[0]["pid"] == init.pid:
+            created, staged = self._staged
+        else:
+            created, staged = self._created(init), None  # the process that was started has forked, and its child is the init
+        document.update(created)
         if execution.network is not None:
-            document["network"] = [execution.network.pid, execution.network.start]
-        document["status"] = Status.RUNNING if self._start else Status.CREATED
-        if self._start:
-            document["started_at"] = time.time_ns()
-        self.entry.record(document)
+            document["network"], staged = [execution.network.pid, execution.network.start], None
+        self.entry.record(document, staged)
         if self._options.pid_file is not None:
             write_pid_file(Path(self._options.pid_file), init.pid)
         if self._start and "notify" in document:

@@ -125,6 +125,11 @@ def sort_likely(paths: Iterable[str], controller: str) -> list[str]:
     return [path for path in found if usual in path] + [path for path in found if usual not in path]
 
 
+def _in_order(files: tuple[str, str], path: str) -> tuple[str, str]:
+    """Return the names that a file of the memory controller has, on v2 and on v1: first the one that the path lets expect."""
+    return files[::-1] if "/memory/" in path else files
+
+
 def parse_flat(text: str | None) -> dict[str, int]:
     """Parse a flat keyed file, which has ``name number`` in each line."""
     return {key: int(value) for key, _, value in (line.partition(" ") for line in (text or "").splitlines()) if value.isdigit()}
@@ -489,12 +494,11 @@ class CgroupUsage(NamedTuple):
 def oom_kills(paths: Sequence[str]) -> int:
     """Return how many processes of these cgroups and their descendants were OOM-killed."""
     for path in sort_likely(paths, "memory"):
-        text = read_if_exists(path, "memory.events")  # on v2 it includes the descendants
-        if text is not None:
-            return parse_flat(text).get("oom_kill", 0)
-        if (text := read_if_exists(path, "memory.oom_control")) is not None:
-            _, *others = walk(path)
-            texts = (text, *(read_if_exists(other, "memory.oom_control") for other in others))
+        for file in _in_order(("memory.events", "memory.oom_control"), path):
+            if (text := read_if_exists(path, file)) is None:
+                continue
+            _, *others = (path,) if file == "memory.events" else walk(path)  # on v2 it includes the descendants
+            texts = (text, *(read_if_exists(other, file) for other in others))
             return sum(parse_flat(text).get("oom_kill", 0) for text in texts)
     return 0
 
@@ -502,20 +506,25 @@ def oom_kills(paths: Sequence[str]) -> int:
 def usage(paths: Sequence[str]) -> CgroupUsage:
     """Return CPU time and peak memory of these cgroups."""
     times: tuple[float, ...] | None = None
-    peak: int | None = None
     # The unified cgroup is the last one, and one file of it has all about CPU time.
-    for path in (*paths[-1:], *sort_likely(paths[:-1], "memory")):
-        if times is None and (stat := parse_flat(read_if_exists(path, "cpu.stat"))).get("usage_usec"):
+    for path in (*paths[-1:], *sort_likely(paths[:-1], "cpuacct")):
+        if (stat := parse_flat(read_if_exists(path, "cpu.stat"))).get("usage_usec"):
             times = tuple(stat.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
-        elif times is None and read_if_exists(path, _V1_CPU[0]) is not None:
+            break
+        if read_if_exists(path, _V1_CPU[0]) is not None:
             times = tuple(int(read_if_exists(path, file) or 0) / 1e9 for file in _V1_CPU)
-        for file in ("memory.peak", "memory.max_usage_in_bytes"):
-            if peak is None and (text := read_if_exists(path, file)) is not None:
-                peak = int(text)
-        if times is not None and peak is not None:
             break
     cpu, user, system = times or (None, None, None)
-    return CgroupUsage(cpu, peak, user, system)
+    return CgroupUsage(cpu, _peak(paths), user, system)
+
+
+def _peak(paths: Sequence[str]) -> int | None:
+    """Return the peak of the memory in use, in bytes; None if no controller counts it."""
+    for path in sort_likely(paths, "memory"):
+        for file in _in_order(("memory.peak", "memory.max_usage_in_bytes"), path):
+            if (text := read_if_exists(path, file)) is not None:
+                return int(text)
+    return None
 
 
 def container_usage(paths: Sequence[str], first: Usage) -> Usage:
