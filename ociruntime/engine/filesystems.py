@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from weakref import finalize
 
 from .._native import check, lib
-from ..errors import HookError, LaunchTimeout, SifError, UnsupportedError
+from ..errors import HookError, ImageError, LaunchTimeout, SifError, UnsupportedError
 from ..files import inheritable
 from ..host import Host
 from ..interrupts import check_deadline, current_deadline, time_left, waiting
@@ -44,6 +44,16 @@ _END_TIMEOUT: Final = 5.0
 """Seconds for processes that were killed to end."""
 _UNPRIVILEGED: Final = "because you're not superuser!"
 """End of unsquashfs's messages about devices, which a user cannot create."""
+_DAMAGE: Final = (
+    "This doesn't look like a squashfs image",
+    "Something went wrong trying to read the squashfs image",
+    "Can't find the root of this filesystem",
+    "Please run e2fsck",
+    "failed to read erofs super block",
+)
+"""What squashfuse, fuse2fs and erofsfuse say of a filesystem that they cannot read."""
+_FEATURE: Final = "feature"
+"""What fuse2fs and erofsfuse say too if it is not damaged, but newer than the program."""
 _KEPT: Final = 1 << 16
 """Bytes of messages that are read."""
 _SHOWN: Final = 400
@@ -133,6 +143,7 @@ def mount(image: Filesystem, target: str, programs: Programs) -> None:
     """Mount a filesystem read-only on the host by fusermount3, so that all its files belong to the caller.
 
     Raises:
+        ImageError: the filesystem is damaged.
         UnsupportedError: the program cannot mount it; the message has what it says.
     """
     before, what = os.stat(target).st_dev, f"cannot mount {image.path}"
@@ -140,7 +151,7 @@ def mount(image: Filesystem, target: str, programs: Programs) -> None:
         command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{fd}"), target]
         output = _run(command, (fd,), what, _MOUNT_TIMEOUT)
     if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
-        raise UnsupportedError(f"{what}: {MOUNTERS[image.format]} failed: {_message(output)}")
+        raise _kind(output)(f"{what}: {MOUNTERS[image.format]} failed: {_message(output)}")
 
 
 def show_layers(places: Sequence[str], target: str, programs: Programs, name: str) -> None:
@@ -188,6 +199,7 @@ class Served:
             caller, and others do not exist in the namespaces.
 
     Raises:
+        ImageError: the filesystem is damaged.
         UnsupportedError: a program cannot mount its filesystem; the message has what it says.
         LaunchTimeout: the time of `time_limit` is over.
         StepError: the kernel refuses the namespaces.
@@ -264,7 +276,7 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
         if number >= 0 and os.fstat(fd).st_dev == os.fstat(handed[1]).st_dev:  # fuse2fs succeeds in any case
             output = os.pread(messages.fd, _KEPT, 0).decode("utf-8", "replace").replace("\0", "")
             program = MOUNTERS[images[number].format]
-            raise UnsupportedError(f"cannot mount {images[number].path}: {program} failed: {_message(output)}")
+            raise _kind(output)(f"cannot mount {images[number].path}: {program} failed: {_message(output)}")
 
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     execution = Execution(
@@ -281,7 +293,7 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
         abandon(init.release())
     except HookError as error:
         problem = f"failed: {_message(error.output)}" if (error.returncode or 0) > 0 else error.problem
-        raise UnsupportedError(f"cannot mount {images[0].path}: {os.path.basename(error.path)} {problem}") from error
+        raise _kind(error.output)(f"cannot mount {images[0].path}: {os.path.basename(error.path)} {problem}") from error
     except LaunchTimeout as error:
         error.command = (os.path.basename(servers[0].path), images[0].path)
         raise
@@ -339,7 +351,7 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
 
 
 def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:
-    """Run a program to its end, and return its messages. Signals are handled meanwhile. Raises SifError, UnsupportedError.
+    """Run a program to its end, and return its messages. Signals are handled meanwhile. Raises ImageError, UnsupportedError.
 
     Args:
         fds: file descriptors that it inherits.
@@ -371,7 +383,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
     if status == 0 or (status == 2 and lines and all(line.endswith(_UNPRIVILEGED) for line in lines)):
         return output
     ended = f"was killed by signal {-status}" if status < 0 else f"failed: {_message(output)}"
-    raise (SifError if timeout is None else UnsupportedError)(f"{what}: {name} {ended}")
+    raise (SifError if timeout is None else _kind(output))(f"{what}: {name} {ended}")
 
 
 def _finish(process: subprocess.Popen[str], timeout: float | None) -> str:
@@ -385,6 +397,12 @@ def _finish(process: subprocess.Popen[str], timeout: float | None) -> str:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=_END_TIMEOUT)  # until the last of them has closed the pipe
         raise
+
+
+def _kind(output: str) -> type[ImageError | UnsupportedError]:
+    """Return the class of the error for a program that could not mount a filesystem, given its messages."""
+    damaged = any(text in output for text in _DAMAGE) and _FEATURE not in output
+    return ImageError if damaged else UnsupportedError
 
 
 def _message(text: str) -> str:

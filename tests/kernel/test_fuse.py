@@ -353,6 +353,11 @@ def test_an_ext_image(offer: Offer, busybox_rootfs: Path, tmp_path: Path) -> Non
     assert output(tmp_path / "x.ext4", "touch /new; ls -d /new") == "/new\n"
     assert len(named("fuse2fs")) == 1
     assert output(tmp_path / "x.ext4", "touch /new; ls -d /new", strategy="extraction") == "/new\n"
+    with open(tmp_path / "x.ext4", "r+b") as file:
+        file.seek(1024 + 0x78)
+        file.write(b"another name")  # in the superblock, which has a checksum
+    with pytest.raises(oci.ImageError, match=r"cannot mount .*x.ext4: fuse2fs failed: .*checksum"):
+        output(tmp_path / "x.ext4")
     oci.prune()
 
 
