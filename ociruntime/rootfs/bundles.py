@@ -14,7 +14,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from .._native import check, lib
@@ -200,27 +200,47 @@ class BundleDirectory:
         Raises:
             BundleError: something is mounted in it, and nothing is removed; or a file cannot be removed.
         """
-        if mounts := mounts_below(self.real):
-            raise BundleError(
-                f"{self.path} cannot be removed: {mounts[-1].fstype} is mounted on {mounts[-1].point}; unmount it first"
-            )
+        deadline = time.monotonic() + _PATIENCE
+        self._check_unmounted(deadline)
         complete, partial = self._records()
         layers = self.layers()
         if self.record() == complete:
             self.begin(layers.origin if layers else "")  # with the current path
             os.unlink(complete)
+        while not self._remove_mount_points():
+            self._check_unmounted(deadline)
         for name in _MADE:
             remove_tree(f"{self.path}/{name}", parent=self.fd)
         for name in os.listdir(self.fd):
             if name == "config.json" or name.startswith(".config.json."):  # one that a crash left while it was written
                 os.unlink(name, dir_fd=self.fd)
-            elif name == "rootfs":
-                os.rmdir(name, dir_fd=self.fd)
         if layers is not None:
             release(layers.origin, self.real)
         if not (keep or os.listdir(self.fd) or os.path.ismount(self.real)):
             os.rmdir(self.real)
         _forget(partial)
+
+    def _check_unmounted(self, deadline: float) -> None:
+        """Unmount what a program has mounted after its caller was killed. Raises BundleError: something else is mounted."""
+        while mounts := mounts_below(self.real):
+            if self.foreign_mount() or time.monotonic() > deadline:
+                raise BundleError(
+                    f"{self.path} cannot be removed: {mounts[-1].fstype} is mounted on {mounts[-1].point}; unmount it first"
+                )
+            self.unmount()
+
+    def _remove_mount_points(self) -> bool:
+        """Remove the mount points, on which nothing can be mounted from then on. Return False if something is mounted on one."""
+        layers = os.listdir(self.at(LAYERS)) if os.path.isdir(self.at(LAYERS)) else ()
+        try:
+            for name in (*(f"{LAYERS}/{number}" for number in layers), "rootfs"):
+                with suppress(FileNotFoundError):
+                    os.rmdir(name, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
 
 
 def _is_of_layer(mount: MountInfo) -> bool:

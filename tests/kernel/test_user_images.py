@@ -423,6 +423,57 @@ def test_a_mount_of_root_that_was_killed_at_its_record(image: Path, tmp_path: Pa
     assert int(script(text, tmp_path).stdout) >= 5
 
 
+MOUNTED_LATE = """
+import signal, time
+from ociruntime.cli import main
+from ociruntime.rootfs import bundles
+def wait(condition):
+    while not condition():
+        time.sleep(0.005)
+def is_mounted():
+    with open("/proc/self/mountinfo") as mounts:
+        return os.path.abspath("bundle") in mounts.read()
+def looked_up(path):
+    global looks
+    found, looks = look(path), looks + 1
+    if looks == number:
+        open("go", "w").close()
+        wait(is_mounted)
+    return found
+look, bundles.mounts_below, number, looks = bundles.mounts_below, looked_up, 0, 0
+while number <= looks:
+    number, looks = number + 1, 0
+    pid = os.fork()
+    if not pid:
+        oci.Bundle.from_image("image.sif", "bundle")
+    wait(lambda: os.path.exists("begun"))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert not is_mounted()
+    assert main(["umount", "bundle"]) == 0, number
+    assert not is_mounted() and not os.path.exists("bundle"), number
+    if number > looks:
+        open("go", "w").close()
+    wait(lambda: not os.path.exists("go"))
+    os.remove("begun")
+print(number)
+"""
+
+
+def test_a_helper_that_mounts_when_its_caller_was_killed(user_with_fuse: User) -> None:
+    """While `umount` looks what is mounted, for the first time and each further one."""
+    user = user_with_fuse
+    directory = user.home / "path"
+    directory.mkdir()
+    helper = '#!/bin/sh\n: >{0}/begun\nwhile [ ! -e {0}/go ]; do sleep 0.01; done\n{1} "$@"\nrm {0}/go\n'
+    (directory / "squashfuse").write_text(helper.format(user.home, shutil.which("squashfuse")))
+    (directory / "squashfuse").chmod(0o755)
+    give(user.home)
+    text = f'os.environ["PATH"] = "{directory}:" + os.environ["PATH"]\n{MOUNTED_LATE}'
+    assert int(run_script(user, text).stdout) >= 3
+    assert user.leftovers() == []
+
+
 HANGING = """
 import signal, threading, time
 def interrupt():
