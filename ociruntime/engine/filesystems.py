@@ -33,8 +33,6 @@ from .hooks import HookRunner
 from .launch import Init
 from .processes import abandon
 
-FSTYPE: Final = "fuse."
-"""Begin of the types of the mounts that `mount` makes, as in mount tables."""
 MTAB: Final = "/etc/mtab"
 _DEVICE: Final = "/dev/fuse"
 _NS_GET_USERNS: Final = 0xB701
@@ -137,6 +135,14 @@ def _is_nameless() -> bool:
     except KeyError:
         return True
     return False
+
+
+def is_fuse(fstype: str) -> bool:
+    """Return whether a filesystem type of a mount table is that of a mount that `mount` has made.
+
+    libfuse names the program in it, but not if fusermount3 fails the first time, because it is killed for example.
+    """
+    return fstype.partition(".")[0] == "fuse"
 
 
 def mount(image: Filesystem, target: str, programs: Programs) -> None:

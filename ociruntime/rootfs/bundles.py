@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from .._native import check, lib
-from ..engine.filesystems import FSTYPE
+from ..engine.filesystems import is_fuse
 from ..engine.trees import remove_tree
 from ..errors import BundleError, StateError, UnsupportedError
 from ..files import LockFile, MountInfo, read_mounts
@@ -31,10 +31,8 @@ LAYER_TYPES: Final = ("squashfs", "ext4", "erofs")
 """Types of the mounts of layers by root. Those by FUSE have a common beginning."""
 _MADE: Final = ("overlay", "volumes", LAYERS)
 _PARTIAL: Final = ".partial"
-_SHOWN: Final = f"{FSTYPE}fuse-overlayfs"
-"""Type of a mount that shows several layers as one tree. Its program ends after the unmount, and leaves the layers only then."""
 _PATIENCE: Final = 3.0
-"""Seconds for that."""
+"""Seconds for programs to leave the filesystems that they use, and to end."""
 
 
 class BundleBusy(BundleError):
@@ -155,7 +153,7 @@ class BundleDirectory:
                     if error.errno != errno.EBUSY or time.monotonic() > deadline:
                         raise
                     time.sleep(0.01)
-            if mount.fstype == _SHOWN:
+            if is_fuse(mount.fstype) and mount.point == self.rootfs:  # fuse-overlayfs leaves the layers a moment later
                 deadline = time.monotonic() + _PATIENCE
 
     @contextmanager
@@ -244,7 +242,7 @@ class BundleDirectory:
 
 
 def _is_of_layer(mount: MountInfo) -> bool:
-    return mount.fstype in LAYER_TYPES or mount.fstype.startswith(FSTYPE)
+    return mount.fstype in LAYER_TYPES or is_fuse(mount.fstype)
 
 
 @contextmanager

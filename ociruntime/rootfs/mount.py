@@ -125,7 +125,7 @@ def unmount_found(found: MountInfo, path: str, *, detach: bool = False) -> None:
         path: a path to the mount point that stays valid if directories above it are renamed.
         detach: as for `unmount`.
     """
-    if found.fstype.startswith(filesystems.FSTYPE):
+    if filesystems.is_fuse(found.fstype):
         filesystems.unmount(found.point, detach=detach)
     else:
         unmount(path, detach=detach)

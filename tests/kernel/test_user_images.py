@@ -474,6 +474,36 @@ def test_a_helper_that_mounts_when_its_caller_was_killed(user_with_fuse: User) -
     assert user.leftovers() == []
 
 
+NAMELESS = """
+import os, socket, sys
+near, far = socket.socketpair()
+os.set_inheritable(far.fileno(), True)
+*options, target = sys.argv[1:]
+os.spawnvpe(os.P_WAIT, "fusermount3", ["fusermount3", "-o", "ro,nosuid,nodev", target], {{**os.environ, "_FUSE_COMMFD": str(far.fileno())}})
+[device] = socket.recv_fds(near, 1, 1)[1]
+os.set_inheritable(device, True)
+os.execv({squashfuse!r}, ["squashfuse", *options, f"/dev/fd/{{device}}"])
+"""
+
+
+def test_a_mount_whose_type_names_no_program(user_with_fuse: User) -> None:
+    """As libfuse makes it when fusermount3 was killed, and it has tried again."""
+    user = user_with_fuse
+    directory = user.home / "path"
+    directory.mkdir()
+    python = run_script(user, "print(sys.executable)").stdout.strip()
+    (directory / "squashfuse").write_text(f"#!{python} -P\n{NAMELESS.format(squashfuse=shutil.which('squashfuse'))}")
+    (directory / "squashfuse").chmod(0o755)
+    give(user.home)
+    user.command("mount", "image.sif", "bundle", PATH=f"{directory}:{os.environ['PATH']}")
+    assert (
+        f"{user.home}/bundle/rootfs ro,nosuid,nodev,relatime - fuse "
+        in run_script(user, "print(open('/proc/self/mountinfo').read())").stdout
+    )
+    command(user, "umount", "bundle")
+    assert user.leftovers() == []
+
+
 HANGING = """
 import signal, threading, time
 def interrupt():
