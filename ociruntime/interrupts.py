@@ -184,11 +184,29 @@ def time_left() -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
+_check: Final[ContextVar[Callable[[], object] | None]] = ContextVar("check", default=None)
+
+
+class checking(AbstractContextManager[None]):
+    """Call a function at the points of long work in a block, which are those of `check_deadline`. It raises to end the work."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._value = check
+
+    def __enter__(self) -> None:
+        self._token = _check.set(self._value)
+
+    def __exit__(self, *exc: object) -> None:
+        _check.reset(self._token)
+
+
 def check_deadline() -> None:
     """Raise LaunchTimeout if the deadline of `time_limit` has passed. For points of long work; the caller undoes it."""
     if time_left() == 0.0:
         text = "make the files of the image"
         raise LaunchTimeout(errno.ETIMEDOUT, step=0, total=0, op="extract", text=text, cause="the time of the call is over")
+    if (check := _check.get()) is not None:
+        check()
 
 
 def deliver() -> None:

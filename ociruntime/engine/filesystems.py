@@ -26,7 +26,7 @@ from .._native import check, lib
 from ..errors import HookError, ImageError, LaunchTimeout, SifError, UnsupportedError
 from ..files import inheritable
 from ..host import Host
-from ..interrupts import check_deadline, current_deadline, time_left, waiting
+from ..interrupts import check_deadline, current_deadline, waiting
 from ..plan.rootfs import FuseProgram, compile_fuse
 from .execution import Execution
 from .hooks import HookRunner
@@ -38,6 +38,8 @@ _DEVICE: Final = "/dev/fuse"
 _NS_GET_USERNS: Final = 0xB701
 _MOUNT_TIMEOUT: Final = 60.0
 """Seconds to mount or unmount; the image may be on a slow network filesystem."""
+_CHECK_INTERVAL: Final = 0.02
+"""Seconds between two checks of the time and the space that an extraction takes."""
 _END_TIMEOUT: Final = 5.0
 """Seconds for processes that were killed to end."""
 _UNPRIVILEGED: Final = "because you're not superuser!"
@@ -361,7 +363,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
 
     Args:
         fds: file descriptors that it inherits.
-        timeout: seconds until it is killed; None for the time of `time_limit`, after which LaunchTimeout is raised.
+        timeout: seconds until it is killed; None for what `check_deadline` says.
         directory: its working directory; by default the caller's.
     """
     name = os.path.basename(command[0])
@@ -379,9 +381,8 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             errors="replace",
             env=_environment(),
         ) as process:
-            output = _finish(process, time_left() if timeout is None else timeout)
+            output = _finish(process, timeout)
     except subprocess.TimeoutExpired:
-        check_deadline()
         raise UnsupportedError(f"{what}: {name} did not end within {timeout:.0f} s") from None
     except OSError as error:
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error
@@ -396,6 +397,10 @@ def _finish(process: subprocess.Popen[str], timeout: float | None) -> str:
     """Wait for the end of a program, and return its messages. If that fails, its session is killed, fusermount3 too."""
     try:
         with waiting():
+            while timeout is None:
+                check_deadline()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.communicate(timeout=_CHECK_INTERVAL)[1]
             return process.communicate(timeout=timeout)[1]
     except BaseException:
         if process.returncode is None:

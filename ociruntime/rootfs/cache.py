@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from .._native import check, lib
+from ..arguments import size_text
 from ..engine.trees import remove_tree
-from ..errors import UnsupportedError
+from ..errors import ImageError, UnsupportedError
 from ..files import LockFile, other_writers, outer_uid
 from ..interrupts import check_deadline, time_left, waiting
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _BOUND: Final = 16 << 30
 """Bytes of extracted images above which those that are not used are removed."""
+_KEPT_BYTES: Final = 1 << 30
+_KEPT_FILES: Final = 10_000
+"""What an extraction leaves of the free space of its filesystem, but at most a tenth of what was free at its beginning."""
 _MAX_KNOWN: Final = 1000
 """How many files have a digest that is kept."""
 _CHUNK: Final = 1 << 20
@@ -219,6 +223,32 @@ class Cache:
 
     def _recorded_size(self, digest: str) -> int:
         return int(read_link(f"{self._root}/{digest}/size") or 0)
+
+
+def check_space(directory: str, name: str) -> Callable[[], None]:
+    """Return a function that raises ImageError when little is left of the free space that a filesystem has now.
+
+    Args:
+        directory: a directory of the filesystem.
+        name: the image that is extracted there.
+    """
+
+    def free() -> tuple[int, int]:
+        found = os.statvfs(directory)
+        return found.f_bavail * found.f_frsize, found.f_favail
+
+    before = free()
+    kept = min(_KEPT_BYTES, before[0] // 10), min(_KEPT_FILES, before[1] // 10)
+
+    def check() -> None:
+        for was, now, least, text in zip(before, free(), kept, (size_text, "{:,} inodes".format), strict=True):
+            if now < least:
+                raise ImageError(
+                    f"{name}: its files do not fit into {directory}: of {text(was)} that were free, {text(now)} are left; "
+                    "make more space there, or set XDG_CACHE_HOME to a directory of a larger filesystem"
+                )
+
+    return check
 
 
 def extracted_files(place: str) -> str:

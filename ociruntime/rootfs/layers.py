@@ -24,10 +24,10 @@ from ..engine.trees import copy_attributes
 from ..errors import BundleError, LaunchTimeout, UnsupportedError, warn
 from ..files import Descriptor
 from ..host import Host
-from ..interrupts import waiting
+from ..interrupts import checking, waiting
 from ..plan.rootfs import Overlay
 from ..spec.base import is_below
-from .cache import Cache, extracted_files, read_link, release_image
+from .cache import Cache, check_space, extracted_files, read_link, release_image
 from .mount import (
     ImagePart,
     ServedMount,
@@ -404,7 +404,8 @@ def attach(image: Image, bundle: Path, used: Container[str], strategy: Strategy 
     def extract(place: str) -> None:
         if formats & set(MOUNTERS) and strategy is None:
             warn([f"{image.name} is extracted, because {reason}"])  # once: the next run finds the files
-        _extract(image, programs, privileged, place)
+        with checking(check_space(os.path.dirname(place), image.name)):
+            _extract(image, programs, privileged, place)
 
     with _naming(image):
         digest = cache.digest_of(image, privileged=privileged)

@@ -27,7 +27,7 @@ from ociruntime.rootfs import cache as extracted
 from ociruntime.rootfs.cache import Cache
 
 from ..support.fixture_types import Script
-from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, tar_of_tree
+from ..support.images import SQUASHFS_TYPE, TAR_TYPE, OciImage, small_filesystem, tar_of, tar_of_tree
 from ..support.private_users import UID, User, give, new_user
 from ..support.waiting import wait_until
 
@@ -584,3 +584,40 @@ def test_a_file_is_read_once_for_its_digest(images: Path, cache: Path, monkeypat
         monkeypatch.setattr(extracted, "_MAX_KNOWN", 1)
         Cache().prune((), 0)
         assert len(os.listdir(cache / "known")) == 1
+
+
+GREEDY = """#!/bin/sh
+while [ "$1" != -dest ]; do shift; done
+mkdir "$2"
+while head -c 262144 /dev/zero >>"$2/file"; do sleep 0.02; done
+: >{0}
+exit 1
+"""
+"""Takes all space for the files, and says so."""
+
+
+@pytest.mark.parametrize("kind", ["unsquashfs", "the package", "inodes"])
+def test_an_image_that_would_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Its extraction ends while there is space for others, which get back what it has taken."""
+    full, image = tmp_path / "full", tmp_path / "image.sif"
+    if kind == "unsquashfs":
+        _needs("mksquashfs")
+        (tmp_path / "tree").mkdir()
+        oci.build_sif(image, tmp_path / "tree")
+        (tmp_path / "unsquashfs").write_text(GREEDY.format(full))
+        (tmp_path / "unsquashfs").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    else:
+        files = {"file": b"x" * (20 << 20)} if kind == "the package" else {str(number): b"" for number in range(5000)}
+        created = OciImage()
+        created.add([(tar_of(files), TAR_TYPE)])
+        image = created.write_layout(tmp_path / "image")
+    with small_filesystem(tmp_path / "small", "16m,nr_inodes=2000") as small:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(small))
+        free = os.statvfs(small)
+        with pytest.raises(oci.ImageError, match=rf"^{image}: its files do not fit into {small}/.*; make more space there, or set"):
+            oci.Bundle.from_image(image, tmp_path / "b", strategy="extraction")
+        left = os.statvfs(small)
+        assert (left.f_bavail, left.f_favail) >= (free.f_bavail - 10, free.f_favail - 10)
+    assert not full.exists()
+    assert not (tmp_path / "b").exists()
