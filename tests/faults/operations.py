@@ -61,7 +61,7 @@ class Place(NamedTuple):
         """Make this process use the directories."""
         os.environ.update(TMPDIR=str(self.scratch), XDG_CACHE_HOME=f"{self.base}/cache", XDG_RUNTIME_DIR=f"{self.base}/run")
         os.environ["HOME"] = str(self.base)
-        tempfile.tempdir = None
+        tempfile.tempdir = str(self.scratch)  # Python does not make a file there to see whether it can
 
     def container(self) -> oci.Container:
         """Return the container that was prepared."""
