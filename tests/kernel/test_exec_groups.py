@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +353,25 @@ def test_every_hierarchy_serves(container: oci.Container, monkeypatch: pytest.Mo
     timed_out(lambda: container.exec(script, timeout=0.5 * SLOWER, capture_output=True))
     assert sleepers(container, 1007) == []
     assert left(container) == []
+
+
+@needs_root
+@pytest.mark.skipif(oci.Host.probe().cgroup_mode != "hybrid", reason="needs cgroup v1")
+def test_nothing_forks_while_it_is_killed_where_pids_are_limited(container: oci.Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not own_cgroups(container):
+        pytest.skip("no cgroups")
+    signal_all, limits = tasks.signal_all, list[str]()
+
+    def look(paths: Sequence[str], number: int) -> None:
+        limits.extend(Path(path, "pids.max").read_text() for path in paths if os.path.exists(path))
+        signal_all(paths, number)
+
+    monkeypatch.setattr(tasks, "_is_suitable", lambda place: "pids" in place.hierarchy.controllers)
+    monkeypatch.setattr(tasks, "signal_all", look)
+    with chains(container) as process:
+        process.kill(all=True)
+        process.kill(all=True)  # its cgroup has been removed
+    assert limits == ["0\n"]
 
 
 @needs_root

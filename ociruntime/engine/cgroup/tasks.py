@@ -615,13 +615,22 @@ class CgroupGroup(Group):
 
     def kill(self) -> None:
         if not kill_v2(self.path):
-            if os.path.exists(f"{self.path}/pids.max"):
-                write(self.path, "pids.max", "0")  # none can be forked any more
+            self._end_forks()
             signal_all([self.path], signal.SIGKILL)
         super().kill()
         deadline = time.monotonic() + _GROUP_KILL_TIMEOUT
         while not self.remove() and time.monotonic() < deadline:
             time.sleep(0.0005)  # dead processes leave the cgroup a moment later
+
+    def _end_forks(self) -> None:
+        """Let no process fork any more, in a hierarchy of pids."""
+        try:
+            write(self.path, "pids.max", "0")
+        except UnsupportedError:
+            return  # it is in another hierarchy, or was removed
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
 
     def remove(self) -> bool:
         return _rmdir(self.path)
