@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -182,6 +183,18 @@ def test_processes_that_are_not_caught_in_time(container: oci.Container, monkeyp
             with pytest.raises(TimeoutError, match=message):
                 process.kill(all=True)
         process.kill(all=True)
+
+
+def test_other_programs_that_fork_all_the_time(container: oci.Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    if own_cgroups(container):
+        pytest.skip("its cgroup has them all")
+    last = tasks._last_pid()
+    monkeypatch.setattr(tasks, "_last_pid", itertools.count(last + 10, 500).__next__)
+    process = container.popen(["sh", "-c", "setsid sleep 1007 & sleep 1007"])
+    wait_until(lambda: len(sleepers(container, 1007)) == 2, "the start")
+    process.kill(all=True)
+    process.wait()
+    assert sleepers(container, 1007) == []
 
 
 def test_kill_takes_one_or_all(container: oci.Container) -> None:

@@ -547,6 +547,8 @@ _MIN_LIMIT: Final = 1 << 30
 """The lowest hard limit that leaves enough random numbers for no two groups to have the same."""
 _GROUP_KILL_TIMEOUT: Final = 1.0
 """Seconds for processes to die of SIGKILL. Those that take longer hang in the kernel, or are frozen."""
+_IN_VAIN: Final = 10_000
+"""New pids in succession that are tried in vain: they are those of other programs then, which fork all the time."""
 _BATCH: Final = 100
 """Pids that are tried before it is looked for new ones."""
 
@@ -702,23 +704,27 @@ class MarkedGroup(Group):
         """Send a signal to each process as it is found, before it forks once more. Return the pids.
 
         A process that forks and ends can be missed by every reading of /proc: its child is listed later, or not at all. But
-        the child has one of the next pids. So all new pids are tried too, the last one first, until there are no more.
+        the child has one of the next pids. So all new pids are tried too, the last one first, until there are no more, or many
+        are those of other programs.
 
         Raises:
             TimeoutError: there are still more at the deadline.
         """
         sent: set[int] = set()
-        last = _last_pid()
+        last, in_vain = _last_pid(), 0
         pending: list[Sequence[int]] = [_all_pids()]
         while pending:
             pids = pending.pop()
-            sent.update(pid for pid in reversed(pids[-_BATCH:]) if pid not in but and self._send_one(pid, number))
+            found = {pid for pid in reversed(pids[-_BATCH:]) if pid not in but and self._send_one(pid, number)}
+            sent |= found
+            in_vain = 0 if found else in_vain
             if rest := pids[:-_BATCH]:
                 pending.append(rest)
-            if (newest := _last_pid()) != last:
+            if (newest := _last_pid()) != last and in_vain < _IN_VAIN:
                 if time.monotonic() > deadline:
                     raise _outrun(sent)
                 pending.append(range(last + 1, newest + 1) if newest > last else _all_pids())
+                in_vain += len(pending[-1])
                 last = newest
         return sent
 
