@@ -36,9 +36,10 @@ SlurmctldPidFile={directory}/slurmctld.pid
 SlurmdPidFile={directory}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP
 """
 
@@ -55,7 +56,7 @@ def slurm(client: Client) -> Client:
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
     slurm_conf = directory / "slurm.conf"
-    slurm_conf.write_text(SLURM_CONF.format(directory=directory, host=host, cpus=os.cpu_count(), **ports))
+    slurm_conf.write_text(SLURM_CONF.format(directory=directory, host=host, **ports))
     page = (REPO / "docs/cluster.md").read_text()
     (conf,) = re.findall(r"^RunTimeQuery.*?(?=^```)", page, re.MULTILINE | re.DOTALL)
     script = directory / "ociruntime-slurm"
@@ -78,6 +79,11 @@ def slurm(client: Client) -> Client:
 
 def containers(slurm: Client) -> list[oci.Container]:
     return oci.Container.list(state_root=slurm.state)
+
+
+def wait_for_jobs(slurm: Client) -> None:
+    """Wait until all jobs have ended. ``sbatch --wait`` asks ever less often, up to once in half a minute."""
+    wait_until(lambda: slurm.run("squeue", "--noheader") == "", "the end of the jobs", 60)
 
 
 def test_srun(slurm: Client, bundle: oci.Bundle) -> None:
@@ -103,7 +109,7 @@ def test_scancel(slurm: Client, bundle: oci.Bundle) -> None:
     job = slurm.run("sbatch", "--parsable", f"--container={bundle.path}", "--output=/dev/null", "--wrap", "sleep 1000")
     wait_until(lambda: [container.status for container in containers(slurm)] == ["running"], "the start of the job", 60)
     slurm.run("scancel", job)
-    wait_until(lambda: slurm.run("squeue", "--noheader") == "", "the end of the job", 60)
+    wait_for_jobs(slurm)
     wait_until(lambda: containers(slurm) == [], "the removal of the container", 60)
 
 
@@ -135,14 +141,37 @@ def test_a_job_array(slurm: Client, busybox_rootfs: Path) -> None:
     work.write_text(WORK)
     python = slurm.runtime.read_text().splitlines()[1].partition(" -m ")[0]
     script.write_text(f"#!/bin/sh\n{python.replace(' exec', '')} {work} {busybox_rootfs} {slurm.state}\n")
-    slurm.run("sbatch", "--wait", "--array=0-3", f"--output={slurm.path}/out-%a", script)
+    slurm.run("sbatch", "--array=0-3", f"--output={slurm.path}/out-%a", script)
+    wait_for_jobs(slurm)
     assert [(slurm.path / f"out-{number}").read_text() for number in range(4)] == [f"{number}\n" for number in range(4)]
     assert containers(slurm) == []
 
 
 def test_a_job_array_with_a_bundle(slurm: Client, bundle: oci.Bundle) -> None:
-    words = ("--wait", "--array=0-1", f"--container={bundle.path}", f"--output={slurm.path}/out-%a")
+    words = ("--array=0-1", f"--container={bundle.path}", f"--output={slurm.path}/out-%a")
     slurm.run("sbatch", *words, "--wrap", "echo $SLURM_ARRAY_TASK_ID")
+    wait_for_jobs(slurm)
     # Slurm logs behind it that the state of a container that has ended is not JSON.
     assert [(slurm.path / f"out-{number}").read_text().splitlines()[0] for number in range(2)] == ["0", "1"]
+    assert containers(slurm) == []
+
+
+def test_the_job_of_the_tutorial(slurm: Client) -> None:
+    """The image, the data and the job are those of the page, and so are the commands: typed in a shell, one block after the other."""
+    page = (REPO / "docs/tutorials/sif-on-a-cluster.md").read_text()
+    before, _, after = page.partition("## Be yourself")
+    (session,) = re.findall(r"^```console\n(.*?)^```$", before, re.MULTILINE | re.DOTALL)
+    job, submit = re.findall(r"^```sh\n(.*?)^```$", after.partition("## Keep")[0], re.MULTILINE | re.DOTALL)
+    assert (submit, "--ntasks=4" in job) == ("sbatch job.sh\n", True)
+    work, programs = slurm.path / "work", slurm.path / "bin"
+    for directory in (work, programs):
+        directory.mkdir()
+    shutil.copy(slurm.runtime, programs)
+    (work / "job.sh").write_text(job)
+    slurm.env["PATH"] = f"{programs}:{slurm.env['PATH']}"
+    for commands in (re.sub(r"^[$>] ", "", session, flags=re.MULTILINE), submit):
+        slurm.run("sh", "-ec", f"cd {work}\n{commands}")
+    wait_for_jobs(slurm)
+    parts = [(work / f"project/results/part-{rank}").read_text() for rank in range(4)]
+    assert parts == ["125500\n", "124750\n", "125000\n", "125250\n"]
     assert containers(slurm) == []
