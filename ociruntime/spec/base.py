@@ -249,7 +249,7 @@ class Member:
         """The type as annotated, without ``| None``."""
         if not isinstance(self.annotation, str):
             return _required_type(self.annotation)
-        home = next(base for base in self._owner.__mro__ if self.name in vars(base).get("__annotations__", ()))
+        home = next(base for base in self._owner.__mro__ if self.name in getattr(base, "__annotations__", ()))  # its own alone
         return getattr(sys.modules[home.__module__], self.annotation.removesuffix(" | None"))
 
 

@@ -64,7 +64,10 @@ class Capability(OpenEnum):
     @property
     def number(self) -> int:
         """Number of the capability. Raises ValueError: the capability is not defined here."""
-        return list(type(self)).index(self)
+        defined = list(type(self))
+        if self not in defined:
+            raise ValueError(f"{self.value}: the number of this capability is unknown; use one that Capability defines")
+        return defined.index(self)
 
 
 class RlimitType(OpenEnum):
