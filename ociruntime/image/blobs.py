@@ -237,8 +237,8 @@ _ZSTD_WINDOW: Final = 128 << 20
 _MAX_LINKS: Final = 16
 _PIECE: Final = 1 << 20
 _DIGEST: Final = re.compile(r"(sha256):([0-9a-f]{64})|(sha384):([0-9a-f]{96})|(sha512):([0-9a-f]{128})")
-_HEADER_READ: Final = 1 << 20
-"""Most bytes of one read of headers: a member with a longer extended header is refused."""
+_HEADERS: Final = 1 << 20
+"""Most bytes of the headers of one member: a member with longer extended headers is refused."""
 
 
 class BlobStore(Protocol):
@@ -385,12 +385,14 @@ class ArchiveBlobs:
         self._members: dict[str, Section] = {}
         self._links: dict[str, str] = {}
         try:
-            with tarfile.open(fileobj=_Headers(source), mode="r:") as archive:  # type: ignore[call-overload]
+            headers = _Headers(source)
+            with tarfile.open(fileobj=headers, mode="r:") as archive:  # type: ignore[call-overload]
                 for count, member in enumerate(archive):
                     if count >= MAX_MEMBERS:
                         raise ImageError(f"{self.name}: more than {MAX_MEMBERS} members in the archive")
                     self._add(member)
                     archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it keeps each member otherwise
+                    headers.left = _HEADERS
         except (tarfile.TarError, EOFError, UnicodeError, ValueError, OverflowError) as error:
             if isinstance(error, ImageError):
                 raise
@@ -426,14 +428,20 @@ class ArchiveBlobs:
 
 
 class _Headers:
-    """The file from which tarfile reads headers. A header that claims gigabytes does not make it allocate them."""
+    """The file from which tarfile reads headers. A header that claims gigabytes does not make it allocate them.
+
+    Attributes:
+        left: how many bytes of headers may still be read. Newer versions of tarfile read a long header in pieces.
+    """
 
     def __init__(self, source: Source) -> None:
         self._reader = SectionReader(source, 0, source.size)
+        self.left = _HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _HEADER_READ:
-            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError("a header is too large")
         return self._reader.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -528,6 +528,16 @@ def test_a_header_that_claims_gigabytes(tmp_path: Path) -> None:
     refused(path)
 
 
+def test_headers_in_a_row(tmp_path: Path) -> None:
+    """The headers of one member are limited together; those of all members are not."""
+    long = tarfile.TarInfo("long")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, (1 << 20) - 512
+    rows = (long.tobuf(format=tarfile.GNU_FORMAT) + bytes(long.size)) * 100
+    assert "a header is too large" in refused(file_of(tmp_path / "row.tar", rows))
+    empty = [(tarfile.TarInfo(f"{number}"), b"") for number in range(3000)]
+    assert "a header is too large" not in refused(archive_of(tmp_path / "many.tar", *empty))
+
+
 def test_mutated_archives(tmp_path: Path) -> None:
     """Whatever the bytes are, an archive gives an image or an ImageError."""
     good = two_layers().write_archive(tmp_path / "good").read_bytes()
