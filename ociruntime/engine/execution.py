@@ -225,10 +225,13 @@ class Execution:
         """Return the next message of the init, or None at its end. Signals are handled during the wait.
 
         Raises:
+            StepError: the init was killed before it could report a process that it had forked.
             LaunchTimeout: the deadline has passed, or the init is stuck in a step.
         """
 
         def check() -> None:
+            if init.silent:
+                raise self._vanished(init)
             step = init.progress.step
             if self._is_late():
                 raise self._late(step, _TIMED_OUT)

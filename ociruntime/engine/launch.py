@@ -54,10 +54,14 @@ def wait_readable(control: int, check: Callable[[], object]) -> None:
     Args:
         check: called every 0.1 seconds. An exception ends the wait.
     """
+    while not _is_readable(control, 100):
+        check()
+
+
+def _is_readable(control: int, milliseconds: int) -> bool:
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    while not poll.poll(100):
-        check()
+    return bool(poll.poll(milliseconds))
 
 
 def receive(control: int) -> Message | None:
@@ -319,6 +323,11 @@ class Init:
     def wait(self, check: Callable[[], object]) -> None:
         """Wait until `receive` has something to return, as `wait_readable` does."""
         wait_readable(self.control, check)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has ended and reports nothing more. A process that it has just forked can keep the connection open."""
+        return ended_within(self.pidfd, 0) and not _is_readable(self.control, 0)
 
     @property
     def progress(self) -> Progress:

@@ -119,6 +119,20 @@ def test_a_child_that_cannot_be_reported(user_bundle: UserBundle, user_script: S
     assert processes_of(UID) == []
 
 
+@pytest.mark.parametrize("text", [SCRIPT, IN_A_CONTAINER], ids=["run", "exec"])
+def test_an_init_that_is_killed_before_it_reports_its_child(
+    user_bundle: UserBundle, user_script: Script, prefix: str, text: str
+) -> None:
+    spec = oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID)
+    path, state = user_bundle(spec.at.process.args.set(("sleep", "1000")))
+    killing = text.replace("pyseccomp.ERRNO(errno.ENOSYS)", "pyseccomp.KILL_PROCESS").replace("UnsupportedError", "StepError")
+    with within(20):
+        printed = user_script(killing, *(["sendmsg"] if text is SCRIPT else []), state, path, prefix).stdout
+    assert "the init process was killed by SIGSYS" in printed
+    assert oci.Container.list(state_root=state) == []
+    assert processes_of(UID) == []
+
+
 LATE = """
 import errno, json, os, sys
 import pyseccomp
