@@ -1,14 +1,14 @@
 # ruff: noqa: B018
-"""Slips: both checkers find the one of each line that ends in ``# slip``, and nothing else."""
+"""Slips: both checkers find the one of each line that ends in ``# slip``, and nothing else. mypy names the word after the colon."""
 
 import ociruntime as oci
 from ociruntime import aio
 
-oci.run("image.sif", ["true"], memroy="1M")  # slip
+oci.run("image.sif", ["true"], memroy="1M")  # slip: memroy
 oci.run("image.sif", ["true"], timeout=[5])  # slip
 oci.run("image.sif", "true")  # slip
 oci.run("image.sif", ["true"], mounts=[("data", 1)])  # slip
-oci.Sandbox("image.sif", volumes=["data:/data"])  # slip
+oci.Sandbox("image.sif", volumes=["data:/data"])  # slip: volumes
 oci.Sandbox("image.sif").run("ls")  # slip
 oci.run("image.sif", ["true"], network=5)  # slip
 oci.run("image.sif", [1])  # slip
@@ -21,12 +21,12 @@ text.oom  # slip
 raw: bytes = text.stdout  # slip
 
 container = oci.Container.load("id")
-container.exec(["true"], timeuot=1)  # slip
+container.exec(["true"], timeuot=1)  # slip: timeuot
 container.exec(["true"]).stdout.encode()  # slip
 container.popen(["true"], text=True).pid.upper()  # slip
 
 
 async def main() -> None:
-    await aio.run("image.sif", ["true"], memroy=1)  # slip
+    await aio.run("image.sif", ["true"], memroy=1)  # slip: memroy
     (await aio.run("image.sif", ["true"], text=True)).stdout.decode()  # slip
     aio.Container.load("id").exec(["true"]).stdout  # slip
