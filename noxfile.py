@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -143,12 +145,34 @@ def faults(session: nox.Session) -> None:
 VERSION = "1.2.3"
 """The tag of the tree from which the session `packages` builds."""
 SDIST_TESTS = ("unit/test_import.py", "unit/test_reference.py", "unit/test_spec_roundtrip.py", "unit/test_surfaces.py")
+NEWER_TESTS = ("unit/test_command_line.py", "unit/test_images.py", "unit/test_import.py", "unit/test_spec_codec.py")
 READ_ONLY = 'mount --bind -o ro "$1" "$1" && cd "$1" && shift && exec "$@"'
+
+
+def newer_pythons() -> dict[str, str]:
+    """Version -> interpreter, of each CPython after this one that is on PATH or installed by pyenv."""
+    installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")
+    path = os.pathsep.join([os.environ["PATH"], *map(str, installed)])
+    own = sys.version_info.minor
+    code = "import ssl, sys, venv; sys.exit(sys.implementation.name != 'cpython')"
+    found = {}
+    for directory in path.split(os.pathsep):
+        for python in sorted(Path(directory).glob("python3.[0-9]*")):
+            version = python.name.removeprefix("python")
+            minor = version.removeprefix("3.")
+            if version in found or not minor.isdigit() or int(minor) <= own:
+                continue
+            if not subprocess.run([python, "-I", "-c", code], stderr=subprocess.DEVNULL, check=False).returncode:
+                found[version] = str(python)  # a shim of pyenv for a version that is not selected fails
+    return found
 
 
 @nox.session
 def packages(session: nox.Session) -> None:
-    """Build the wheel and the source distribution from a read-only tree, and test each in its own virtual environment."""
+    """Build the wheel and the source distribution from a read-only tree, and test each in its own virtual environment.
+
+    The wheel is tested with each newer CPython too that is on PATH or installed by pyenv.
+    """
     session.install("auditwheel", "build")
     with tempfile.TemporaryDirectory() as temporary:
         tree, out = Path(temporary, "tree"), Path(temporary, "out")
@@ -186,8 +210,16 @@ def packages(session: nox.Session) -> None:
         with session.chdir(unpacked / "tests"):
             session.run(str(pythons[wheel]), "-m", "pytest", "-q", "unit/test_import.py", external=True)
             session.run(str(pythons[sdist]), "-m", "pytest", "-q", "-n", "2", *SDIST_TESTS, external=True)
-        if os.geteuid() == 0:
-            session.run(str(pythons[wheel]), str(unpacked / "examples/walkthrough.py"), external=True)
+        walkthrough = [str(unpacked / "examples/walkthrough.py")] if os.geteuid() == 0 else ["-P", "-m", "ociruntime", "--version"]
+        session.run(str(pythons[wheel]), *walkthrough, external=True)
+        for version, base in newer_pythons().items():
+            environment = Path(temporary, f"environment-{version}")
+            session.run(base, "-m", "venv", str(environment), external=True)
+            newer = str(environment / "bin/python")
+            session.run(newer, "-m", "pip", "install", "-q", f"{wheel}[test]", external=True)
+            with session.chdir(unpacked / "tests"):
+                session.run(newer, "-m", "pytest", "-q", "-n", "2", *NEWER_TESTS, external=True)
+            session.run(newer, *walkthrough, external=True)
 
 
 @nox.session
