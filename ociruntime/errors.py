@@ -408,6 +408,7 @@ def _rebuild_step_error(cls: type[StepError], errno: int, fields: dict[str, obje
 
 MISSING_CALL: Final = "this kernel does not have the system call, or a seccomp filter around the runtime hides it"
 _SPACE: Final = "free space or inodes on its filesystem"
+_SERVER: Final = "the program that serves its filesystem by FUSE has ended; try again"
 _REMEDIES: Final = {
     _errno.EMFILE: "close files, or raise RLIMIT_NOFILE of this process",
     _errno.ENFILE: "close files of other processes, or raise fs.file-max",
@@ -415,7 +416,8 @@ _REMEDIES: Final = {
     _errno.ENOSPC: _SPACE,
     _errno.EDQUOT: _SPACE,
     _errno.EROFS: "mount its filesystem writable, or use another one",
-    _errno.ENOTCONN: "the program that serves its filesystem by FUSE has ended; try again",
+    _errno.ENOTCONN: _SERVER,
+    _errno.ECONNABORTED: _SERVER,
     _errno.EIO: "see the log of the kernel",
     _errno.ENOLCK: "its filesystem has no locks, or their service does not answer; use another one (Lustre: mount it with flock)",
     _errno.ENOSYS: f"{MISSING_CALL}; Linux 5.14 or later is needed",
@@ -462,7 +464,8 @@ def naming(subject: Callable[..., str]) -> Callable[[Callable[P, T]], Callable[P
             try:
                 return function(*args, **options)
             except OSError as error:
-                if type(error) not in (OSError, PermissionError) or error.errno not in _REMEDIES:
+                by_peer = type(error) is ConnectionAbortedError and error.filename is None
+                if type(error) not in (OSError, PermissionError, ConnectionAbortedError) or error.errno not in _REMEDIES or by_peer:
                     raise
                 kind = _HostPermissionError if isinstance(error, PermissionError) else HostError
                 raise kind(subject(*args, **options), error) from error

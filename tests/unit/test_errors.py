@@ -91,7 +91,7 @@ def refusing(code: int) -> None:
     raise OSError(code, "as Python says it", "/x")
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC, errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOSPC, errno.ENOSYS, errno.EPERM, errno.ECONNABORTED])
 def test_what_the_host_refuses(code: int) -> None:
     """It names what the call is about, and remains the error that Python has for it."""
     with pytest.raises(oci.HostError, match=r"^cannot make it: .*: /x; ") as caught:
