@@ -467,7 +467,7 @@ class Execution:
 
     def _program(self, inputs: int) -> bytes:
         """Return the encoded steps of the init."""
-        variation = self.plan.variation
+        variation = self.plan._variation
         if variation is None or variation.steps is not self.plan.steps:
             return self._encode(self.plan, inputs)
         pattern = variation.pattern

@@ -847,11 +847,12 @@ class Template:
         placeholders = _ID.ljust(lengths[0], "0"), LAYER.ljust(lengths[1], "0") if layer else ""
         if (len(placeholders[0]), len(placeholders[1])) != lengths:
             return self._insert(container_id, layer)  # the id or the layer is shorter than its placeholder
-        if self._pattern is None or self._pattern[0] != lengths:
-            self._pattern = lengths, Pattern(self._insert(*placeholders))
+        found = self._pattern  # other threads may replace it
+        if found is None or found[0] != lengths:
+            self._pattern = found = lengths, Pattern(self._insert(*placeholders))
         pairs = zip(placeholders, (container_id, layer), strict=True)
         texts = tuple([(placeholder.encode(), text.encode()) for placeholder, text in pairs if text])
-        return self._insert(container_id, layer, self._pattern[1], texts)
+        return self._insert(container_id, layer, found[1], texts)
 
     def _insert(
         self, container_id: str, layer: str, pattern: Pattern | None = None, replaced_bytes: tuple[tuple[bytes, bytes], ...] = ()

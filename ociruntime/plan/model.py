@@ -122,7 +122,7 @@ class Plan(HtmlRepr):
     """What cannot be granted, where the runtime spec asks for a warning instead of an error."""
     notes: tuple[str, ...] = ()
     """What was chosen for this host, and why."""
-    variation: Variation | None = attrs.field(default=None, eq=False)
+    _variation: Variation | None = attrs.field(default=None, eq=False)
     """How to encode the plan, if it was made from a pattern."""
 
     def command(self) -> tuple[str, ...]:

@@ -282,6 +282,22 @@ def test_a_template_inserts_the_upper_layer(name: str) -> None:
     assert layer.encode() in encoded
 
 
+def test_threads_share_a_template() -> None:
+    """Another thread may use the template for an id of another length at any moment."""
+
+    class Id(str):
+        def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+            template.plan("x" * 50)
+            return super().encode(encoding, errors)
+
+    spec = config(lambda d: d["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}))
+    template = Template(spec, HYBRID, bundle="/bundle", gate=True, manager="cgroupfs", die_with_parent=False)
+    template.plan("a" * 20)
+    plan = template.plan(Id("b" * 20))
+    expected = compile_create(spec, HYBRID, bundle="/bundle", container_id="b" * 20, gate=True, die_with_parent=False)
+    assert Execution(plan, stdio=())._program(9) == Execution(expected, stdio=())._program(9)
+
+
 LOAD = """
 import os, sys, types
 tests = types.ModuleType("tests")  # an installed package may have this name
