@@ -156,7 +156,7 @@ def doctor(*, state_root: str | os.PathLike[str] | None = None) -> Diagnosis:
         state_root: the state directory to examine; by default the one of this user.
 
     Raises:
-        OSError: /proc is not mounted.
+        OSError: /proc is not a whole procfs.
     """
     return diagnose(_probe(None if state_root is None else parse_path("state_root", state_root)))
 

@@ -52,6 +52,26 @@ class NotRegularError(OSError):
         super().__init__(errno.EISDIR if kind == "directory" else errno.EINVAL, f"a {kind}, not a regular file", os.fsdecode(path))
 
 
+class ProcfsError(OSError):
+    """A file does not exist because /proc is not a whole procfs."""
+
+    def __init__(self, path: str) -> None:
+        problem = "no whole procfs is mounted on /proc"
+        super().__init__(errno.ENOENT, f"{problem}; mount one, without the option subset=pid (of systemd: ProcSubset=pid)", path)
+
+
+@contextmanager
+def needing_procfs() -> Iterator[None]:
+    """Raise ProcfsError for a file below /proc that a block does not find, and that every procfs has."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        path = str(error.filename)
+        if not path.startswith("/proc/"):
+            raise
+        raise ProcfsError(path) from error
+
+
 def check_regular(fd: int, path: StrOrBytesPath) -> os.stat_result:
     """Return the status of an open file. Raises NotRegularError."""
     info = os.fstat(fd)
@@ -74,12 +94,16 @@ def open_regular(path: StrOrBytesPath, flags: int = os.O_RDONLY, *, root: StrOrB
 
     Raises:
         NotRegularError: it is a device, a FIFO, a socket or a directory; it was not opened.
+        ProcfsError: /proc is not mounted.
         OSError: it cannot be opened.
     """
     found = os.open(path, os.O_PATH | os.O_CLOEXEC) if root is None else open_in_root(root, path, os.O_PATH)
     try:
         check_regular(found, path)
-        return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with needing_procfs():
+            return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ProcfsError:
+        raise
     except OSError as error:
         error.filename = os.fsdecode(path)
         raise
@@ -630,7 +654,7 @@ def is_over(fields: list[bytes]) -> bool:
 def outer_uid() -> int:
     """Return the effective uid in the initial user namespace; it differs for root in a user's own user namespace."""
     uid = os.geteuid()
-    with open("/proc/self/uid_map", encoding="ascii") as table:
+    with needing_procfs(), open("/proc/self/uid_map", encoding="ascii") as table:
         for inside, outside, count in (map(int, line.split()) for line in table):
             if inside <= uid < inside + count:
                 return outside + uid - inside
@@ -639,5 +663,5 @@ def outer_uid() -> int:
 
 def in_user_namespace() -> bool:
     """Return whether this process is in another user namespace than the initial one."""
-    with open("/proc/self/uid_map", "rb", buffering=0) as table:
+    with needing_procfs(), open("/proc/self/uid_map", "rb", buffering=0) as table:
         return table.read().split() != [b"0", b"0", b"4294967295"]

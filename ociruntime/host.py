@@ -19,7 +19,7 @@ import attrs
 
 from .arguments import check_int, check_str
 from .errors import UnsupportedError
-from .files import outer_uid, read_mounts
+from .files import needing_procfs, outer_uid, read_mounts
 
 __all__ = ["Hierarchy", "Host", "map_by_helper", "runs_programs_of", "start_with_subordinate_ids"]
 
@@ -104,8 +104,8 @@ class Host:
 
     @staticmethod
     def probe() -> Host:
-        """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not mounted."""
-        with open("/proc/self/cgroup", "rb", buffering=0) as own:
+        """Probe this host, once for each cgroup that this process is in. Raises OSError: /proc is not a whole procfs."""
+        with needing_procfs(), open("/proc/self/cgroup", "rb", buffering=0) as own:
             return _probe(own.read().decode("utf-8", "surrogateescape"))
 
     @property

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,29 @@ def test_a_mount_that_root_may_not_make(
     )
     assert "user namespace" not in done.stdout
     assert_nothing_left(state_root, prefix)
+
+
+PROCFS = """
+for use in (lambda: oci.run(bundle, ["true"]), oci.Host.probe, oci.doctor):
+    try:
+        use()
+    except OSError as error:
+        assert "no whole procfs is mounted on /proc; mount one, without" in str(error), error
+    else:
+        raise AssertionError("no error")
+"""
+
+
+@pytest.mark.parametrize("mount", [("-t", "tmpfs"), ("-t", "proc", "-o", "subset=pid")], ids=["none", "processes-alone"])
+def test_without_a_whole_procfs(bundle: oci.Bundle, mount: tuple[str, ...]) -> None:
+    code = f"import sys, ociruntime as oci\nbundle = sys.argv[1]{PROCFS}"
+    script = 'mount "$@" none /proc; exec "$program" -P -c "$code" "$path"'
+    variables = {"program": sys.executable, "code": code, "path": str(bundle.path)}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script, "sh", *mount],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
