@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, cast
 
 import attrs
+from typing_extensions import TypeVar
 
 from .arguments import (
     check_bool,
@@ -44,13 +45,17 @@ __all__ = ["Args", "Env", "MountLike", "Mounts", "Network", "Overlays", "Overrid
 StrPath: TypeAlias = str | os.PathLike[str]
 
 
-class Args(Protocol):
+_Member = TypeVar("_Member", contravariant=True, default=object)
+"""Lets mypy report a str for `Args` alone, without all overloads of the call: without its parameters, the type fits."""
+
+
+class Args(Protocol[_Member]):
     """A program and its arguments: a list, tuple or other sequence of str and paths.
 
     A type checker refuses a single str, which is a sequence of its letters: unlike here, only a str can be in a str.
     """
 
-    def __contains__(self, value: object, /) -> bool: ...
+    def __contains__(self, value: _Member, /) -> bool: ...
     def __getitem__(self, index: int, /) -> StrPath: ...
     def __iter__(self) -> Iterator[StrPath]: ...
     def __len__(self) -> int: ...
