@@ -127,7 +127,7 @@ def sort_likely(paths: Iterable[str], controller: str) -> list[str]:
 
 def _in_order(files: tuple[str, str], path: str) -> tuple[str, str]:
     """Return the names that a file of the memory controller has, on v2 and on v1: first the one that the path lets expect."""
-    return files[::-1] if "/memory/" in path else files
+    return (files[1], files[0]) if "/memory/" in path else files
 
 
 def parse_flat(text: str | None) -> dict[str, int]:
