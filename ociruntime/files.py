@@ -67,7 +67,7 @@ def needing_procfs() -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         path = str(error.filename)
-        if not path.startswith("/proc/"):
+        if not path.startswith("/proc/") or os.path.lexists(path):  # a link there can lead to a file that was removed
             raise
         raise ProcfsError(path) from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ociruntime.files import StagedFile, replace_file, sealed_memfd
+from ociruntime.files import ProcfsError, StagedFile, open_regular, replace_file, sealed_memfd
 from ociruntime.image.sif import DataType, SifBuilder
 from ociruntime.lifecycle.create import write_pid_file
 from ociruntime.spec import RuntimeSpec
@@ -143,3 +143,20 @@ def test_a_sealed_file_cannot_change() -> None:
         assert os.pread(fd, 100, 0) == b"content"
     finally:
         os.close(fd)
+
+
+def test_a_file_that_is_removed_before_it_is_reopened(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some filesystems refuse to reopen it. That says nothing of /proc."""
+
+    def opening(path: str, *arguments: int, **options: int) -> int:
+        if str(path).startswith("/proc/self/fd/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return open_it(path, *arguments, **options)
+
+    target.write_bytes(b"")
+    open_it = os.open
+    monkeypatch.setattr(os, "open", opening)
+    with pytest.raises(FileNotFoundError) as caught:
+        open_regular(target)
+    assert not isinstance(caught.value, ProcfsError)
+    assert caught.value.filename == str(target)

@@ -550,7 +550,7 @@ _GROUP_KILL_TIMEOUT: Final = 1.0
 _IN_VAIN: Final = 10_000
 """New pids in succession that are tried in vain: they are those of other programs then, which fork all the time."""
 _BATCH: Final = 100
-"""Pids that are tried before it is looked for new ones."""
+"""Pids that are tried between two looks for new ones."""
 
 
 class Group(ABC):
