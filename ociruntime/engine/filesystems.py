@@ -359,7 +359,9 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
 
 
 def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:
-    """Run a program to its end, and return its messages. Signals are handled meanwhile. Raises ImageError, UnsupportedError.
+    """Run a program to its end, and return its messages. Signals are handled meanwhile.
+
+    Raises ImageError, UnsupportedError, LaunchTimeout.
 
     Args:
         fds: file descriptors that it inherits.
@@ -384,6 +386,8 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             output = _finish(process, timeout)
     except subprocess.TimeoutExpired:
         raise UnsupportedError(f"{what}: {name} did not end within {timeout:.0f} s") from None
+    except LaunchTimeout:  # an OSError, but not one of the program
+        raise
     except OSError as error:
         raise UnsupportedError(f"{what}: {command[0]}: {error.strerror}") from error
     status, lines = process.returncode, output.splitlines()
