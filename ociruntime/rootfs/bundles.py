@@ -14,7 +14,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from .._native import check, lib
@@ -230,14 +230,17 @@ class BundleDirectory:
     def _remove_mount_points(self) -> bool:
         """Remove the mount points, on which nothing can be mounted from then on. Return False if something is mounted on one."""
         layers = os.listdir(self.at(LAYERS)) if os.path.isdir(self.at(LAYERS)) else ()
-        try:
-            for name in (*(f"{LAYERS}/{number}" for number in layers), "rootfs"):
-                with suppress(FileNotFoundError):
-                    os.rmdir(name, dir_fd=self.fd)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            return False
+        for name in (*(f"{LAYERS}/{number}" for number in layers), "rootfs"):
+            try:
+                os.rmdir(name, dir_fd=self.fd)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno == errno.EBUSY:
+                    return False
+                if name == "rootfs":
+                    raise
+                # Another file in the directory of the layers, which is removed with it.
         return True
 
 

@@ -320,6 +320,16 @@ def test_strategies_of_root(images: Path, name: str, tmp_path: Path, cache: Path
     assert not (tmp_path / "b").exists()
 
 
+def test_files_where_layers_were_unmounted_by_hand(images: Path, tmp_path: Path) -> None:
+    bundle = oci.Bundle.from_image(images / "oci-root.sif", tmp_path / "b")
+    for line in reversed(_leftovers(tmp_path / "b")):
+        subprocess.run(["umount", line.split()[4]], check=True)
+    for name in ("layers/0/file", "layers/file"):
+        (tmp_path / "b" / name).touch()
+    bundle.umount()
+    assert not (tmp_path / "b").exists()
+
+
 def test_which_image_of_a_layout(tmp_path: Path, cache: Path, busybox_rootfs: Path) -> None:
     image = OciImage()
     image.add([(tar_of_tree(busybox_rootfs), TAR_TYPE)], name="one", config={"Env": ["GREETING=one"]})
