@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import threading
 import time
@@ -12,9 +13,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from types import FrameType
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from .errors import LaunchTimeout
+
+if TYPE_CHECKING:
+    import subprocess
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,6 +155,23 @@ class _Waiting(AbstractContextManager[None]):
 
     def __exit__(self, *exc: object) -> None:
         self._signals._waiting = False
+
+
+CHECK_INTERVAL: Final = 1.0
+"""Seconds of one wait of a call that may wait longer. Python sees a signal that came just before a system call only after it."""
+
+
+def wait_for_child(process: subprocess.Popen[Any]) -> int:
+    """Wait for the end of a child as in `waiting`, and return its exit status. A signal is seen within `CHECK_INTERVAL`."""
+    poller, pidfd = select.poll(), os.pidfd_open(process.pid)
+    try:
+        poller.register(pidfd, select.POLLIN)
+        with waiting():
+            while not poller.poll(CHECK_INTERVAL * 1000):
+                pass
+    finally:
+        os.close(pidfd)
+    return process.wait()
 
 
 _deadline: Final[ContextVar[float | None]] = ContextVar("deadline", default=None)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import zip_longest
 from threading import Thread
 from typing import TYPE_CHECKING, Final, Literal, get_args
@@ -48,7 +48,7 @@ from ociruntime.image.sif.format import PARTITION_ALIGNMENT, FdSource, Section
 from ociruntime.image.sif.model import Architecture, DataType, OciObject, Partition, PartitionKind, Sbom, SbomFormat
 from ociruntime.image.sif.reader import OCI_CONFIG_NAME, SifImage
 from ociruntime.image.sif.writer import DEFAULT_LAUNCH_SCRIPT, SifBuilder, check_target
-from ociruntime.interrupts import uninterruptible, waiting
+from ociruntime.interrupts import CHECK_INTERVAL, uninterruptible, waiting
 from ociruntime.spec import RuntimeSpec
 from ociruntime.spec.codec import MAX_DOCUMENT
 from ociruntime.spec.defaults import is_whole
@@ -774,9 +774,12 @@ def _archive_upper(path: str, target: str, output: int, host: Host, limits: tupl
     with tempfile.TemporaryFile() as messages, inheritable(output) as fd:
         command = [sys.executable, "-I", "-S", "-c", f"{start}; write_upper({path!r}, {fd}, {limits!r})"]
         with start_with_subordinate_ids(host, command, stderr=messages.fileno(), pass_fds=[fd]) as process:
+            answer = None
             try:
                 with waiting():
-                    answer, _ = process.communicate()
+                    while answer is None:
+                        with suppress(subprocess.TimeoutExpired):
+                            answer, _ = process.communicate(timeout=CHECK_INTERVAL)
             except BaseException:
                 process.kill()
                 raise

@@ -7,6 +7,7 @@ no file has to be made and no rights are needed.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,10 @@ import attrs
 
 from ociruntime.arguments import check_bool, check_str, printable, size_text, wrong_type
 from ociruntime.errors import ImageError, ProcessError, SifError, UnsupportedError
-from ociruntime.files import absolute_path, inheritable, write_all
+from ociruntime.files import absolute_path, inheritable
 from ociruntime.image.files import ImageFile, image_file
 from ociruntime.image.layers import FileType, Node
-from ociruntime.interrupts import deliver, waiting
+from ociruntime.interrupts import CHECK_INTERVAL, deliver, wait_for_child, waiting
 
 if TYPE_CHECKING:
     from ociruntime.image.files import Route, View
@@ -256,8 +257,7 @@ def pack(files: Files, output: int, meter: Meter) -> None:
             except _Ended:
                 is_broken = True
             process.stdin.close()
-            with waiting():
-                status = process.wait()
+            status = wait_for_child(process)
         except BaseException:
             process.kill()
             process.wait()
@@ -275,11 +275,14 @@ class _Ended(Exception):
 
 
 class _Pipe:
-    """The end of a pipe that is written to, with a buffer. Writing raises _Ended."""
+    """The end of a pipe that is written to, with a buffer. Writing raises _Ended. A signal is seen within `CHECK_INTERVAL`."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._buffer = bytearray()
+        self._poller = select.poll()
+        self._poller.register(fd, select.POLLOUT)
+        os.set_blocking(fd, False)
 
     def write(self, content: bytes) -> None:
         self._buffer += content
@@ -287,10 +290,12 @@ class _Pipe:
             self.flush()
 
     def flush(self) -> None:
-        content, self._buffer = self._buffer, bytearray()
+        content, self._buffer = memoryview(self._buffer), bytearray()
         with waiting():
             try:
-                write_all(self._fd, content)
+                while content:
+                    if self._poller.poll(CHECK_INTERVAL * 1000):
+                        content = content[os.write(self._fd, content) :]
             except BrokenPipeError as error:
                 raise _Ended from error
 

@@ -25,7 +25,7 @@ from ociruntime.image.packing import Compression, ShownProgress, check_progress,
 from ociruntime.image.sif.format import FdSource
 from ociruntime.image.sif.reader import SifImage
 from ociruntime.image.sif.writer import check_target
-from ociruntime.interrupts import deliver, uninterruptible, waiting
+from ociruntime.interrupts import deliver, uninterruptible, wait_for_child
 
 __all__ = ["pull"]
 
@@ -176,8 +176,7 @@ def _fetch(command: list[str], reference: str, target: str) -> None:
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages)
         try:
-            with waiting():
-                status = process.wait()
+            status = wait_for_child(process)
         except BaseException:
             process.kill()
             process.wait()

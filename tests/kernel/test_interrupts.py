@@ -264,12 +264,13 @@ def test_at_any_time(
     assert int(done.stdout) >= 3
 
 
-def test_a_build_does_not_wait_for_mksquashfs(busybox_rootfs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("between", [False, True], ids=["during-the-wait", "just-before"])
+def test_a_build_does_not_wait_for_mksquashfs(busybox_rootfs: Path, tmp_path: Path, between: bool) -> None:
     tool, pid = tmp_path / "mksquashfs", tmp_path / "pid"
     tool.write_text(f"#!/bin/sh\ntrap '' INT TERM\necho $$ > {pid}.new\nmv {pid}.new {pid}\nexec sleep 1000\n")
     tool.chmod(0o755)
     (tmp_path / "out").mkdir()
-    with within(50), interrupted_when(pid.exists, "the start of mksquashfs"):
+    with within(50), interrupted_when(pid.exists, "the start of mksquashfs", between=between):
         oci.build_sif(tmp_path / "out/x.sif", busybox_rootfs, mksquashfs=tool)
     assert os.listdir(tmp_path / "out") == []
     assert not Path("/proc", pid.read_text().strip()).exists()

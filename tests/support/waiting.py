@@ -78,10 +78,15 @@ def within(timeout: float) -> Iterator[None]:
 
 
 @contextmanager
-def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[pytest.ExceptionInfo[KeyboardInterrupt]]:
+def interrupted_when(
+    condition: Callable[[], object], what: str, *, between: bool = False
+) -> Iterator[pytest.ExceptionInfo[KeyboardInterrupt]]:
     """Send SIGINT to this process as soon as the condition is true, and expect KeyboardInterrupt from the body.
 
     It is sent again every minute until the body ends: a second signal is not deferred.
+
+    Args:
+        between: the first signal interrupts no system call of the body, as one that comes just before the call.
     """
     ended, failures = threading.Event(), list[AssertionError]()
 
@@ -90,9 +95,13 @@ def interrupted_when(condition: Callable[[], object], what: str) -> Iterator[pyt
             wait_until(lambda: ended.is_set() or condition(), what)
         except AssertionError as error:
             failures.append(error)
+        receiver = threading.get_ident() if between else threading.main_thread().ident
+        if between:
+            time.sleep(0.3 * SLOWER)  # the body comes to the system call
         while not ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(receiver or 0, signal.SIGINT)
             ended.wait(60 * SLOWER)
+            receiver = threading.main_thread().ident
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sender = threading.Thread(target=send)
