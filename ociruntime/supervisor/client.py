@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -105,8 +105,7 @@ class Supervisor:
             raise
         supervisor = cls(directory, channel, int(str(hello["pid"])), fds[0])
         try:
-            send_message(
-                channel,
+            supervisor._send(
                 [],
                 directory=str(directory),
                 terminal=terminal,
@@ -137,9 +136,9 @@ class Supervisor:
         """
         inputs = [init, *([cgroup] if cgroup >= 0 else []), *fds[3:]]
         while len(inputs) > MAX_FDS:
-            send_message(self._channel, inputs[:MAX_FDS], do="take")
+            self._send(inputs[:MAX_FDS], do="take")
             del inputs[:MAX_FDS]
-        send_message(self._channel, inputs, do="launch", flags=flags, cgroup=int(cgroup >= 0), preserve=preserve, kept=list(kept))
+        self._send(inputs, do="launch", flags=flags, cgroup=int(cgroup >= 0), preserve=preserve, kept=list(kept))
         answer, received = _receive(self._channel, self._directory)
         self._launched = int(str(answer["pid"]))
         return self._launched, received[0]
@@ -147,14 +146,18 @@ class Supervisor:
     def send_terminal(self, master: int) -> None:
         """Hand the master of the container's terminal over, and close it here."""
         try:
-            send_message(self._channel, [master], do="terminal")
+            self._send([master], do="terminal")
         finally:
             os.close(master)
 
     def adopt(self, pid: int, pidfd: int) -> None:
         """Tell the supervisor which process is the init process, if the launched one has forked it."""
         if pid != self._launched:
-            send_message(self._channel, [pidfd], do="adopt")
+            self._send([pidfd], do="adopt")
+
+    def _send(self, fds: list[int], **members: object) -> None:
+        with _speaking(self._directory):
+            send_message(self._channel, fds, **members)
 
     def release(self) -> None:
         """Disconnect: the container is created, and the supervisor no longer needs this process."""
@@ -282,15 +285,24 @@ def _spawn(directory: Path, channel: int, preserve: Preserved) -> None:
         os.close(pidfd)
 
 
-def _receive(channel: socket.socket, directory: Path) -> tuple[dict[str, object], list[int]]:
-    """Return the supervisor's answer and its file descriptors. Raises StateError, and an OSError that the answer reports."""
+@contextmanager
+def _speaking(directory: Path) -> Iterator[None]:
+    """Name the supervisor in the errors of its connection. Raises StateError."""
     try:
-        answer, fds = receive_message(channel)
+        yield
     except TimeoutError:
         raise StateError(f"the supervisor of container {directory.name!r} did not answer within {_ANSWER_TIMEOUT:.0f} s") from None
-    if answer is None:
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         reason = (directory / ERROR_LOG).read_text("utf-8", "replace").strip()
-        raise StateError(f"the supervisor of container {directory.name!r} died{': ' if reason else ''}{reason[-1000:]}")
+        raise StateError(f"the supervisor of container {directory.name!r} died{': ' if reason else ''}{reason[-1000:]}") from None
+
+
+def _receive(channel: socket.socket, directory: Path) -> tuple[dict[str, object], list[int]]:
+    """Return the supervisor's answer and its file descriptors. Raises StateError, and an OSError that the answer reports."""
+    with _speaking(directory):
+        answer, fds = receive_message(channel)
+        if answer is None:
+            raise EOFError
     if (code := answer.get("errno")) is not None:
         path = answer.get("path")
         raise OSError(int(str(code)), os.strerror(int(str(code))), *([str(path)] if path else []))

@@ -12,13 +12,17 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ociruntime as oci
+from ociruntime.engine.processes import ended_within
 from ociruntime.store import Entry, StateRecord
+from ociruntime.supervisor.client import Supervisor
 
 from ..support.fixture_types import Command, MakeBundle, Script
+from ..support.leftovers import assert_nothing_left
 from ..support.processes import find_processes, is_running, parent_process, proportional_set_size
 from ..support.waiting import TIME_LIMIT, wait_until
 
@@ -173,6 +177,30 @@ def test_a_supervisor_that_cannot_be_recorded_is_killed(
     assert not is_running(pids[0])
     assert raised.tb is not None  # it keeps the connection to the supervisor, which would end it too
     assert not (state_root / prefix).exists()
+
+
+@pytest.mark.parametrize("after", ["hello", "answer"])
+def test_a_supervisor_that_is_killed_before_it_is_told_something(
+    bundle: oci.Bundle, state_root: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    def killed(supervisor: Supervisor, *args: Any, **options: Any) -> Any:
+        result = original(supervisor, *args, **options)
+        signal.pidfd_send_signal(supervisor._pidfd, signal.SIGKILL)
+        assert ended_within(supervisor._pidfd, TIME_LIMIT)
+        return result
+
+    if after == "hello":
+        original = Supervisor.__init__
+        monkeypatch.setattr(Supervisor, "__init__", killed)
+    else:
+        original = Supervisor.identity.fget
+        monkeypatch.setattr(Supervisor, "identity", property(killed))
+    with (
+        pytest.raises(oci.StateError, match=f"^the supervisor of container '{prefix}' died$"),
+        supervised(prefix, bundle, state_root, "true"),
+    ):
+        pass
+    assert_nothing_left(state_root, prefix)
 
 
 def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
