@@ -707,8 +707,8 @@ def restore(container_id: str, bundle: Bundle, options: RestoreOptions, *, stdio
         inherited = Preserved(sum(step.op == "inherit" for step in plan.steps), [])
         make = partial(Restoration, what=what, options=options, request=request, channel=channel, end=end)
         execution = creation.launch(plan, prepared, stdio, inherited, None, None, make)
-        created = creation.commit(execution, prepared)
-    return creation.follow_up(created)
+        creation.commit(execution)
+    return creation.follow_up(execution, prepared)
 
 
 def restore_request(

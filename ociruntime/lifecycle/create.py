@@ -364,8 +364,8 @@ def create(
             creation.record(plan, prepared)
             execution = creation.launch(plan, prepared, stdio, preserve, supervise, deadline, recorder=recorder)
             warn(plan.warnings)  # not before: what fails has an error, which they would bury
-            created = creation.commit(execution, prepared)
-        return creation.follow_up(created)
+            creation.commit(execution)
+        return creation.follow_up(execution, prepared)
 
 
 class CleanUps(ExitStack):
@@ -560,7 +560,7 @@ class Creation:
         self._clean_ups.callback(self._hooks.close)
         return self._hooks
 
-    def commit(self, execution: Execution, prepared: Prepared) -> Created:
+    def commit(self, execution: Execution) -> None:
         """Record the container as created, and let its init process go on. Raises StepError, HookError."""
         init, document = execution.init, self.document
         if self._staged is not None and self._staged[0]["pid"] == init.pid:
@@ -577,23 +577,25 @@ class Creation:
             self._ready = Ready(self.entry, document)
             self._clean_ups.on_failure(self._ready.close)
         execution.finish()
+
+    def _release(self, execution: Execution, prepared: Prepared) -> Created:
+        """Return the container; nothing removes it after a failure from then on."""
+        init, spec = execution.init, prepared.bundle.spec
         if execution.network is not None:
             execution.network.release()
-        process = prepared.bundle.spec.process
         layers = self._own_layers(init, prepared)
         launched = Launched(
-            args=tuple((process.args if process else None) or ()),
+            args=tuple((spec.process.args if spec.process else None) or ()),
             pid=init.pid,
             pidfd=init.release(),
             init_pid=init.pid,
             steps=len(execution.plan.steps),
             began=self._began,
-            cgroups=document["cgroups"],
+            cgroups=self.document["cgroups"],
             terminal=self._terminals[0] if self._terminals else -1,
         )
         own_pids = bool(execution.plan.clone_flags & CLONE_NEW["pid"])
-        spec = prepared.bundle.spec
-        return Created(entry=self.entry, document=document, init=launched, spec=spec, own_pids=own_pids, layers=layers)
+        return Created(entry=self.entry, document=self.document, init=launched, spec=spec, own_pids=own_pids, layers=layers)
 
     def _own_layers(self, init: Init, prepared: Prepared) -> OwnLayers | None:
         """Return the layers of a container with an upper layer of its own, which this process finds then.
@@ -606,12 +608,13 @@ class Creation:
         upper = Descriptor(opened) if opened >= 0 else None
         return OwnLayers(prepared.bundle, prepared.own.layers, self.document["layers"][0], upper)
 
-    def follow_up(self, created: Created) -> Created:
-        """Do what comes after the block, without the container's lock: hooks may use the container.
+    def follow_up(self, execution: Execution, prepared: Prepared) -> Created:
+        """Do what comes after the block, without the container's lock: hooks may use the container. Return it.
 
         Raises:
             HookError: a poststart hook failed, and the container is deleted (runtime.md, Lifecycle, 9).
         """
+        created = self._release(execution, prepared)
         if self._supervisor is not None:
             self._supervisor.release()
         if not self._start:
