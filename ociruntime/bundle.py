@@ -20,7 +20,7 @@ from ._lazy import HtmlRepr
 from .arguments import check_bool, check_choice, check_str, check_type, optional, parse_path
 from .engine.networks import NETWORK_FILES, private_network
 from .errors import BundleError, naming
-from .files import absolute_path, read_file
+from .files import absolute_path, needing_procfs, read_file
 from .host import Host
 from .interrupts import complete, uninterruptible
 from .lifecycle.prune import umount
@@ -428,6 +428,7 @@ class Bundle(HtmlRepr):
         """Return a bundle with the same configuration, of which each container mounts these layers."""
         return Bundle._of_layers(self.path, self.spec, layers)
 
+    @naming(lambda self, *_, **_options: f"cannot change the configuration of bundle {self.path}")
     def with_overrides(
         self, overrides: Overrides | None = None, *, args: Args = (), **changes: Unpack[ConfigurationKeywords]
     ) -> Bundle:
@@ -452,7 +453,9 @@ class Bundle(HtmlRepr):
         if isinstance(overrides.user, str | int) or overrides.devices or overrides.gpus:
             # Resolved by files of the root filesystem or of the host, or by the caller, which may change.
             return self._with_overrides(overrides)
-        return self._memoized((overrides.key(), os.readlink("/proc/self/cwd")), lambda: self._with_overrides(overrides))
+        with needing_procfs():
+            directory = os.readlink("/proc/self/cwd")
+        return self._memoized((overrides.key(), directory), lambda: self._with_overrides(overrides))
 
     def _with_overrides(self, overrides: Overrides) -> Bundle:
         spec = overrides.apply(self.spec, lambda spec: self._with_spec(spec)._container_root())

@@ -471,7 +471,7 @@ class _Conversion:
 
     def write_root(self, entries: Iterable[LayoutEntry], arch: Architecture | str | None) -> tuple[ImageFile, ...]:
         """Write a SIF file with one partition for all layers and the entries that they lack; return the sockets."""
-        with tempfile.TemporaryFile(dir=os.path.dirname(self.target)) as squashfs:  # has no name
+        with tempfile.TemporaryFile(dir=os.path.dirname(self.target), buffering=0) as squashfs:  # has no name
             self.builder.add_partition(squashfs, arch=arch, name="rootfs.squashfs")
             files = Files(self.image._view(self.max_files, self.max_bytes, self.upper), entries, self.packing)
             self._pack(files, squashfs.fileno(), Meter(self.packing.progress, files.total))
@@ -490,7 +490,7 @@ class _Conversion:
                         check_digest(layer._section, layer.digest, f"{self.image.name}: layer {layer.digest}")
                     blobs.add_layer(stack.enter_context(self.image.reader(layer)))
                 else:
-                    file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(self.target)))
+                    file = stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(self.target), buffering=0))
                     self._pack(files, file.fileno(), meter)
                     blobs.add_layer(file)
             blobs.add_documents(document)
@@ -721,7 +721,7 @@ def _open_upper(stack: ExitStack, path: str, target: str, limits: tuple[int, int
         return tree, ()
     if not (host.idmap_helpers and sys.executable):
         raise UnsupportedError(f"{path}: reading its files of subordinate ids needs newuidmap and newgidmap (Debian: uidmap)")
-    with tempfile.TemporaryFile(dir=os.path.dirname(target)) as archive:
+    with tempfile.TemporaryFile(dir=os.path.dirname(target), buffering=0) as archive:
         left_out = _archive_upper(path, target, archive.fileno(), host, limits)
         source = FdSource(os.dup(archive.fileno()), path)
     stack.callback(source.close)
@@ -771,7 +771,7 @@ def _archive_upper(path: str, target: str, output: int, host: Host, limits: tupl
     package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     places = [package, *(os.path.abspath(place) for place in sys.path)]
     start = f"import sys; sys.path[:] = {places!r}; from {__name__} import write_upper"
-    with tempfile.TemporaryFile() as messages, inheritable(output) as fd:
+    with tempfile.TemporaryFile(buffering=0) as messages, inheritable(output) as fd:
         command = [sys.executable, "-I", "-S", "-c", f"{start}; write_upper({path!r}, {fd}, {limits!r})"]
         with start_with_subordinate_ids(host, command, stderr=messages.fileno(), pass_fds=[fd]) as process:
             answer = None

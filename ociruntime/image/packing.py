@@ -245,7 +245,7 @@ def pack(files: Files, output: int, meter: Meter) -> None:
         ProcessError: the program failed; the message has its output.
         OSError: a file cannot be read, or the output not be written.
     """
-    with tempfile.TemporaryFile() as messages, inheritable(output) as inherited:
+    with tempfile.TemporaryFile(buffering=0) as messages, inheritable(output) as inherited:
         command = _command(files.root, inherited, files.packing)
         process = _start(command, inherited, messages, files.packing.latest)
         assert process.stdin is not None

@@ -173,7 +173,7 @@ def _fetch(command: list[str], reference: str, target: str) -> None:
         raise UnsupportedError(f"{reference}: cannot be pulled: skopeo not found; install it (Debian: skopeo)")
     if shutil.which("setpriv") is not None:
         command = ["setpriv", "--pdeathsig", "KILL", *command]  # it ends with this process
-    with tempfile.TemporaryFile() as messages:
+    with tempfile.TemporaryFile(buffering=0) as messages:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages)
         try:
             status = wait_for_child(process)

@@ -92,6 +92,62 @@ def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: st
     assert oci.Container.list(state_root=state_root) == []
 
 
+WITHOUT_UNLINK = """
+import ctypes, errno, os, sys
+import pyseccomp
+import ociruntime as oci
+root, path, container_id = sys.argv[1:]
+blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "unlink")
+blocked.load()
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+try:
+    oci.Container.create(container_id, path, state_root=root)
+except oci.HostError as error:
+    print(error)
+with open(f"/proc/self/task/{os.getpid()}/children") as children:
+    assert children.read() == ""
+"""
+
+
+def test_a_file_that_cannot_be_removed(user_bundle: UserBundle, user_script: Script, prefix: str) -> None:
+    """After the process was reported, as it is another one than was started. It is killed."""
+    path, state = user_bundle(oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args(["sleep", "1000"]))
+    assert f"cannot create container '{prefix}': " in user_script(WITHOUT_UNLINK, state, path, prefix).stdout
+    user_script("import sys\nfrom ociruntime.cli import main\nmain(sys.argv[1:])", "--root", state, "delete", "--force", prefix)
+    assert_nothing_left(state, prefix)
+    assert not (state / prefix).exists()
+
+
+WITHOUT_READLINK_AND_LSEEK = """
+import errno, os, sys
+import pyseccomp
+import ociruntime as oci
+path, image = sys.argv[1:]
+bundle = oci.Bundle.load(path)
+for name in "readlink", "lseek":
+    blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+    blocked.add_rule(pyseccomp.ERRNO(getattr(errno, os.environ["CODE"])), name)
+    blocked.load()
+try:
+    bundle.with_args(["true"])
+except oci.HostError as error:
+    print(error)
+oci.build_sif(image, path + "/rootfs")
+"""
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "EPERM"])
+def test_a_change_and_a_build(
+    bundle: oci.Bundle, script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str
+) -> None:
+    """A change names the bundle; an image is built without lseek."""
+    monkeypatch.setenv("CODE", code)
+    said = script(WITHOUT_READLINK_AND_LSEEK, bundle.path, tmp_path / "x.sif").stdout
+    assert said.startswith(f"cannot change the configuration of bundle {bundle.path}: {os.strerror(getattr(errno, code)).lower()}")
+    assert oci.run(tmp_path / "x.sif", ["echo", "it works"], capture_output=True, text=True).stdout == "it works\n"
+
+
 IN_A_CONTAINER = """
 import errno, sys
 import pyseccomp
