@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -336,6 +337,28 @@ int oci_copy_mount(int mounts, int users, int dir)
     }
     munmap((void *)made, sizeof *made);
     return (int)ret;
+}
+
+/* Start a process that asks a filesystem for the status of a file, and return its pidfd. One in user space may never answer, and
+ * only SIGKILL ends the wait. The process also ends with this thread. It sends no signal; wait for it with __WALL. */
+int oci_ask(int fd)
+{
+    int pidfd = -1;
+    struct clone_args a = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd };
+    struct statx found;
+    sigset_t all, before;
+    long ret;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    ret = sys(__NR_clone3, &a, sizeof a);
+    if (ret == 0) {
+        sys(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        sys(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &found);
+        end_process(0);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, 0);
+    return ret < 0 ? (int)ret : pidfd;
 }
 
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags)

@@ -43,6 +43,7 @@ int oci_fsconfig(int fs, unsigned cmd, const char *key, const char *value, int a
 int oci_fsmount(int fs, unsigned attrs);
 int oci_open_tree(int dir, const char *path, unsigned flags);
 int oci_copy_mount(int mounts, int users, int dir);
+int oci_ask(int fd);
 int oci_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned flags);
 int oci_mount_setattr(int fd, unsigned flags, uint64_t set, uint64_t clear, uint64_t propagation);
 int oci_mount(const char *fstype, const char *target, uint64_t flags, const char *data);

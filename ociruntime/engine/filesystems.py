@@ -18,7 +18,7 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 from weakref import finalize
 
@@ -31,7 +31,7 @@ from ..plan.rootfs import FuseProgram, compile_fuse
 from .execution import Execution
 from .hooks import HookRunner
 from .launch import Init
-from .processes import abandon
+from .processes import abandon, ended_within, kill_each
 
 MTAB: Final = "/etc/mtab"
 _DEVICE: Final = "/dev/fuse"
@@ -42,6 +42,8 @@ _CHECK_INTERVAL: Final = 0.02
 """Seconds between two checks of the time and the space that an extraction takes."""
 _END_TIMEOUT: Final = 5.0
 """Seconds for processes that were killed to end."""
+_WALL: Final = 0x40000000
+"""__WALL of wait(2): also for children that end without a signal."""
 _UNPRIVILEGED: Final = "because you're not superuser!"
 """End of unsquashfs's messages about devices, which a user cannot create."""
 _DAMAGE: Final = (
@@ -157,8 +159,8 @@ def mount(image: Filesystem, target: str, programs: Programs) -> None:
     before, what = os.stat(target).st_dev, f"cannot mount {image.path}"
     with inheritable(image.fd) as fd:
         command = [*_command(image, programs, os.getuid(), os.getgid(), f"/proc/self/fd/{fd}"), target]
-        output = _run(command, (fd,), what, _MOUNT_TIMEOUT)
-    if os.stat(target).st_dev == before:  # fuse2fs succeeds in any case
+        output, device = _mount(command, (fd,), what, target)
+    if device == before:  # fuse2fs succeeds in any case
         raise _kind(output)(f"{what}: {MOUNTERS[image.format]} failed: {_message(output)}")
 
 
@@ -175,7 +177,53 @@ def show_layers(places: Sequence[str], target: str, programs: Programs, name: st
     above = os.path.dirname(target)
     lowers = ":".join(os.path.relpath(place, above) for place in places)  # names without the characters that options escape
     command = [programs.overlayfs, "-o", f"lowerdir={lowers},nosuid,nodev", os.path.basename(target)]
-    _run(command, (), f"cannot show the layers of {name}", _MOUNT_TIMEOUT, directory=above)
+    _mount(command, (), f"cannot show the layers of {name}", target, directory=above)
+
+
+def _mount(command: Sequence[str], fds: Sequence[int], what: str, target: str, *, directory: str | None = None) -> tuple[str, int]:
+    """Run a program that mounts a filesystem, and wait until it answers. Return its messages, and the device of the mount point.
+
+    Raises ImageError, UnsupportedError. Arguments are those of `_run`.
+    """
+    mark = {"OCIRUNTIME_MOUNT": os.urandom(8).hex()}
+    output, name = _run(command, fds, what, _MOUNT_TIMEOUT, directory=directory, env=mark), os.path.basename(command[0])
+    place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not _answers(place, mark):
+            raise UnsupportedError(f"{what}: {name} did not answer within {_MOUNT_TIMEOUT:.0f} s")
+        try:
+            return output, os.fstat(place).st_dev
+        except PermissionError as error:
+            raise UnsupportedError(f"{what}: {name} does not let this user see the files") from error
+    finally:
+        os.close(place)
+
+
+def _answers(place: int, mark: Mapping[str, str]) -> bool:
+    """Return whether the program that serves a directory answers. One that does not is killed, by a variable of its environment.
+
+    Another process asks: no signal ends the wait for an answer to a request that the program has read.
+    """
+    asking, answered = check(lib.oci_ask(place)), False
+    try:
+        with waiting():
+            answered = ended_within(asking, _MOUNT_TIMEOUT)
+        return answered
+    finally:
+        if not answered:
+            kill_each(lambda pid: _has(pid, mark))
+        ended_within(asking, _END_TIMEOUT)
+        os.waitid(os.P_PIDFD, asking, os.WEXITED | os.WNOHANG | _WALL)
+        os.close(asking)
+
+
+def _has(pid: int, variables: Mapping[str, str]) -> bool:
+    """Return whether a process was started with variables in its environment."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return {f"{name}={value}".encode() for name, value in variables.items()} <= set(file.read().split(b"\0"))
+    except (PermissionError, FileNotFoundError, ProcessLookupError):
+        return False  # it belongs to another user, or has ended
 
 
 def _command(image: Filesystem, programs: Programs, uid: int, gid: int, file: str) -> tuple[str, ...]:
@@ -358,7 +406,15 @@ def extract(image: Filesystem, target: str, programs: Programs, *, privileged: b
         _run([*command, *attributes, f"/proc/self/fd/{fd}"], (fd,), f"cannot extract {image.path}", None)
 
 
-def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float | None, *, directory: str | None = None) -> str:
+def _run(
+    command: Sequence[str],
+    fds: Sequence[int],
+    what: str,
+    timeout: float | None,
+    *,
+    directory: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
     """Run a program to its end, and return its messages. Signals are handled meanwhile.
 
     Raises ImageError, UnsupportedError, LaunchTimeout.
@@ -367,6 +423,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
         fds: file descriptors that it inherits.
         timeout: seconds until it is killed; None for what `check_deadline` says.
         directory: its working directory; by default the caller's.
+        env: variables of its environment besides the caller's.
     """
     name = os.path.basename(command[0])
     try:
@@ -381,7 +438,7 @@ def _run(command: Sequence[str], fds: Sequence[int], what: str, timeout: float |
             umask=0,  # unsquashfs makes files with the modes of the image, less the umask
             text=True,
             errors="replace",
-            env=_environment(),
+            env={**_environment(), **(env or {})},
         ) as process:
             output = _finish(process, timeout)
     except subprocess.TimeoutExpired:

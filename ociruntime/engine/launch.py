@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._native import check, clone, ffi, lib
 from ..errors import MISSING_CALL, UnsupportedError
-from ..files import OwnDescriptor, forking, open_pidfd, sealed_memfd, socket_path
+from ..files import OwnDescriptor, forking, open_pidfd, read_stat, sealed_memfd, socket_path
 from ..plan.ops import Report
-from .processes import Exit, ended_within, exit_of, pid_of, reap_abandoned, wait_killed
+from .processes import Exit, ended_within, exit_of, kill_each, pid_of, reap_abandoned, wait_killed
 
 if TYPE_CHECKING:
     from typing import Protocol, Self
@@ -379,6 +379,9 @@ class Init:
 
     def _reap(self) -> None:
         """Wait until it is gone. Raises TimeoutError."""
+        if not ended_within(self.pidfd, _END_TIMEOUT):
+            # Not before a program that it has started, and that has read a request of it to a filesystem in user space.
+            kill_each(lambda pid: (read_stat(pid) or [b"", b""])[1] == b"%d" % self.pid)
         wait_killed(self.pid, self.pidfd, "the init process")
         exit_of(self.pid, self.pidfd)
 

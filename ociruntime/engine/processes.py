@@ -13,6 +13,8 @@ import re
 import select
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from ..arguments import check_type, shown
@@ -129,6 +131,18 @@ def wait_killed(pid: int, pidfd: int, name: str) -> None:
     """
     if not ended_within(pidfd, KILL_TIMEOUT):
         raise TimeoutError(errno.ETIMEDOUT, not_dead(pid, name))
+
+
+def kill_each(is_meant: Callable[[int], bool]) -> None:
+    """Send SIGKILL to each process that a function of pids chooses. A pid stays that of its process meanwhile."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(ProcessLookupError):
+            pidfd = open_pidfd(int(name))
+            try:
+                if is_meant(int(name)):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
 
 
 def not_dead(pid: int, name: str) -> str:

@@ -467,8 +467,12 @@ def compile_fuse(programs: Sequence[FuseProgram], host: Host, timeout: int) -> P
     builder.add("unshare", ops.CLONE_NEW["mount"], text="another mount namespace, in which no program is")
     builder.add("open", namespaces, "mnt", 0, 0, 0, second, text="mount namespace for the caller")
     builder.add("handout", second, text="mount namespace, for the caller")
-    for path in ("/", *paths):
-        builder.add("handout", _open_fuse(builder, path), text=f"{path}, for the caller")
+    builder.add("handout", _open_fuse(builder, "/"), text="/, for the caller")
+    for path, program in zip(paths, programs, strict=True):
+        slot = builder.new_slot()
+        # Not by O_PATH: the program has to answer. This process may wait for that in vain, and its caller never.
+        builder.add("open", NO_SLOT, path, 0, 0, 0, slot, text=f"files that {program.path} shows of {program.source}")
+        builder.add("handout", slot, text=f"{path}, for the caller")
     builder.add("setns", first, ops.CLONE_NEW["mount"], text="back to the mount namespace of the programs")
     for path, mount in zip(paths, mounts, strict=True):
         builder.add("detach", mount, text=f"unmount {path} there, so that its program can end")

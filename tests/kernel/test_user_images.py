@@ -24,7 +24,7 @@ from ..support.images import hostile_sif
 from ..support.places import WALKTHROUGH, link_programs
 from ..support.private_users import UID, User, give, new_user
 from ..support.processes import is_running
-from ..support.waiting import TIME_LIMIT, wait_until
+from ..support.waiting import TIME_LIMIT, wait_until, within
 
 pytestmark = pytest.mark.root
 FUSE = all(shutil.which(name) for name in ("squashfuse", "fusermount3")) and os.path.exists("/dev/fuse")
@@ -528,6 +528,42 @@ def test_an_interrupt_while_a_helper_hangs(user_with_fuse: User) -> None:
     (directory / "squashfuse").chmod(0o755)
     give(user.home)
     assert run_script(user, f'os.environ["PATH"] = "{directory}:" + os.environ["PATH"]\n{HANGING}').stdout == "False True\n"
+    assert user.leftovers() == []
+
+
+SILENT = """#!/bin/sh
+for place; do :; done
+exec 9<&0
+setsid {squashfuse} -f "$@" <&9 >/dev/null 2>&1 &
+until grep -q " $place " /proc/self/mountinfo; do sleep 0.01; done
+kill -STOP $!
+"""
+UNANSWERED = """
+from ociruntime.engine import filesystems, launch
+filesystems._MOUNT_TIMEOUT = launch.STALL = 3.0
+for call in (lambda: oci.Bundle.from_image("image.sif", "bundle"), lambda: oci.run("image.sif", ["true"])):
+    try:
+        call()
+    except oci.OCIRuntimeError as error:
+        print(error)
+print(os.path.exists("bundle"))
+"""
+
+
+def test_a_helper_that_does_not_answer(user_with_fuse: User) -> None:
+    """Only SIGKILL ends the wait of a process for the answer."""
+    user = user_with_fuse
+    directory = user.home / "path"
+    directory.mkdir()
+    (directory / "squashfuse").write_text(SILENT.format(squashfuse=shutil.which("squashfuse")))
+    (directory / "squashfuse").chmod(0o755)
+    give(user.home)
+    with within(50):
+        said = run_script(user, f'os.environ["PATH"] = "{directory}:" + os.environ["PATH"]\n{UNANSWERED}').stdout.splitlines()
+    assert (said[0], *said[2:]) == ("cannot mount image.sif: squashfuse did not answer within 3 s", "False")
+    assert said[1].startswith(
+        f"files that {directory}/squashfuse shows of squashfs at 32768 of {user.home}/image.sif: the init process made no"
+    )
     assert user.leftovers() == []
 
 
