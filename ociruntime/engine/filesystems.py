@@ -329,7 +329,14 @@ def _serve(servers: Sequence[FuseProgram], images: Sequence[Filesystem], handed:
     def receive(init: Init, fd: int) -> None:
         handed.append(fd)
         number = len(handed) - 3
-        if number >= 0 and os.fstat(fd).st_dev == os.fstat(handed[1]).st_dev:  # fuse2fs succeeds in any case
+        if number < 0:
+            return
+        try:
+            device = os.fstat(fd).st_dev
+        except OSError as error:
+            error.filename = images[number].path
+            raise
+        if device == os.fstat(handed[1]).st_dev:  # fuse2fs succeeds in any case
             output = os.pread(messages.fd, _KEPT, 0).decode("utf-8", "replace").replace("\0", "")
             program = MOUNTERS[images[number].format]
             raise _kind(output)(f"cannot mount {images[number].path}: {program} failed: {_message(output)}")

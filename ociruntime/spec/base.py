@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Final, Generic, Literal, NamedTuple, Sel
 import attrs
 
 from .._lazy import HtmlRepr
-from ..arguments import check_mapping, closest, shown
+from ..arguments import check_mapping, closest, printable, shown
 
 V = TypeVar("V")
 T = TypeVar("T", bound="Record")
@@ -30,8 +30,8 @@ class Problem:
 
     path: str
     """Where, as a JSON path: ``$.linux.namespaces[2].type``."""
-    message: str
-    """What is wrong there, and what would be right."""
+    message: str = attrs.field(converter=printable)
+    """What is wrong there, and what would be right. What is not printable in a value of the document is escaped."""
     section: str = ""
     """The section of the runtime spec that says so, e.g. ``config-linux.md#namespaces``."""
     severity: Literal["error", "warning"] = "error"

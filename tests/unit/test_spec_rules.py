@@ -86,6 +86,7 @@ RULES: list[tuple[dict[str, Any], str, str, str]] = [
     (process(env=["A=\0"]), E, "$.process.env[0]", "NUL"),
     (process(env=["A"]), W, "$.process.env[0]", "not NAME=value"),
     (process(env=["A=1", "A=2"]), W, "$.process.env[1]", "appears twice"),
+    (process(env=["A\x1b=1", "A\x1b=2"]), W, "$.process.env[1]", r"A\x1b appears twice"),
     (process(user={"uid": 0}), W, "$.process.user", "required"),
     (process(user={"uid": 0, "gid": 0, "umask": 512}), W, "$.process.user.umask", "permission bits"),
     (process(user={"uid": 0xFFFFFFFF, "gid": 0}), E, "$.process.user.uid", "is not a valid id"),
