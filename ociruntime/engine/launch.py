@@ -347,7 +347,8 @@ class Init:
         self._followed = True
         self._reap()
         os.close(self.pidfd)
-        self.pidfd, self.pid = pidfd, pid_of(pidfd)
+        self.pidfd = pidfd
+        self.pid = pid_of(pidfd)  # which may fail: the process is killed by its pidfd then
 
     def kill(self) -> None:
         """Kill and reap it, and close its file descriptors. Raises TimeoutError: it did not die."""

@@ -92,14 +92,20 @@ def test_a_call_that_is_missing(bundle: oci.Bundle, state_root: Path, prefix: st
     assert oci.Container.list(state_root=state_root) == []
 
 
-WITHOUT_UNLINK = """
+AFTER_THE_FORK = """
 import ctypes, errno, os, sys
 import pyseccomp
 import ociruntime as oci
-root, path, container_id = sys.argv[1:]
-blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
-blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "unlink")
-blocked.load()
+from ociruntime.engine import launch
+fault, root, path, container_id = sys.argv[1:]
+if fault == "unlink":
+    blocked = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
+    blocked.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "unlink")
+    blocked.load()
+else:
+    def fail(pidfd):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+    launch.pid_of = fail
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 try:
     oci.Container.create(container_id, path, state_root=root)
@@ -110,10 +116,11 @@ with open(f"/proc/self/task/{os.getpid()}/children") as children:
 """
 
 
-def test_a_file_that_cannot_be_removed(user_bundle: UserBundle, user_script: Script, prefix: str) -> None:
-    """After the process was reported, as it is another one than was started. It is killed."""
+@pytest.mark.parametrize("fault", ["unlink", "pid"])
+def test_a_fault_after_the_fork(user_bundle: UserBundle, user_script: Script, prefix: str, fault: str) -> None:
+    """When the process is known by its pidfd alone, and after all. It is killed."""
     path, state = user_bundle(oci.RuntimeSpec.default(rootless=True, uid=UID, gid=UID).with_args(["sleep", "1000"]))
-    assert f"cannot create container '{prefix}': " in user_script(WITHOUT_UNLINK, state, path, prefix).stdout
+    assert f"cannot create container '{prefix}': " in user_script(AFTER_THE_FORK, fault, state, path, prefix).stdout
     user_script("import sys\nfrom ociruntime.cli import main\nmain(sys.argv[1:])", "--root", state, "delete", "--force", prefix)
     assert_nothing_left(state, prefix)
     assert not (state / prefix).exists()
