@@ -202,7 +202,7 @@ def _mount(command: Sequence[str], fds: Sequence[int], what: str, target: str, *
 def _answers(place: int, mark: Mapping[str, str]) -> bool:
     """Return whether the program that serves a directory answers. One that does not is killed, by a variable of its environment.
 
-    Another process asks: no signal ends the wait for an answer to a request that the program has read.
+    Another process asks: no signal ends the wait for the answer to a request that the program has read.
     """
     asking, answered = check(lib.oci_ask(place)), False
     try:
@@ -212,6 +212,7 @@ def _answers(place: int, mark: Mapping[str, str]) -> bool:
     finally:
         if not answered:
             kill_each(lambda pid: _has(pid, mark))
+            signal.pidfd_send_signal(asking, signal.SIGKILL)
         ended_within(asking, _END_TIMEOUT)
         os.waitid(os.P_PIDFD, asking, os.WEXITED | os.WNOHANG | _WALL)
         os.close(asking)

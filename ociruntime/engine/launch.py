@@ -347,8 +347,8 @@ class Init:
         self._followed = True
         self._reap()
         os.close(self.pidfd)
-        self.pidfd = pidfd
-        self.pid = pid_of(pidfd)  # which may fail: the process is killed by its pidfd then
+        self.pidfd, self.pid = pidfd, -1
+        self.pid = pid_of(pidfd)  # which may fail: the process is killed by its pidfd alone then
 
     def kill(self) -> None:
         """Kill and reap it, and close its file descriptors. Raises TimeoutError: it did not die."""
@@ -357,6 +357,9 @@ class Init:
         except ProcessLookupError:
             pass  # it ended by itself
         try:
+            if not ended_within(self.pidfd, _END_TIMEOUT):
+                # Perhaps it waits for a filesystem in user space, whose program it has started, and which has read the request.
+                kill_each(lambda pid: (read_stat(pid) or [b"", b""])[1] == b"%d" % self.pid)
             self._reap()
             if not self._followed and (forked := self.progress.forked):
                 self._kill_forked(forked)
@@ -380,9 +383,6 @@ class Init:
 
     def _reap(self) -> None:
         """Wait until it is gone. Raises TimeoutError."""
-        if not ended_within(self.pidfd, _END_TIMEOUT):
-            # Not before a program that it has started, and that has read a request of it to a filesystem in user space.
-            kill_each(lambda pid: (read_stat(pid) or [b"", b""])[1] == b"%d" % self.pid)
         wait_killed(self.pid, self.pidfd, "the init process")
         exit_of(self.pid, self.pidfd)
 
