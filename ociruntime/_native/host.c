@@ -340,11 +340,12 @@ int oci_copy_mount(int mounts, int users, int dir)
 }
 
 /* Start a process that asks a filesystem for the status of a file, and return its pidfd. One in user space may never answer, and
- * only SIGKILL ends the wait. The process also ends with this thread. It sends no signal; wait for it with __WALL. */
+ * only SIGKILL ends the wait. The process shares the descriptors of this one, so that it keeps none of them open, and ends with
+ * this thread. It sends no signal; wait for it with __WALL. */
 int oci_ask(int fd)
 {
     int pidfd = -1;
-    struct clone_args a = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd };
+    struct clone_args a = { .flags = CLONE_FILES | CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&pidfd };
     struct statx found;
     sigset_t all, before;
     long ret;
