@@ -23,7 +23,7 @@ from ociruntime.engine.cgroup.stats import PidsStats
 
 from ..support.cgroups import Limited, on_v2, own_cgroups
 from ..support.places import MiB
-from ..support.waiting import SLOWER, TIME_LIMIT
+from ..support.waiting import SLOWER, TIME_LIMIT, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 GLUTTON = ["sh", "-c", "read x; tail /dev/zero; true"]
@@ -46,6 +46,8 @@ def test_what_it_uses(limited: Limited, pipe: tuple[int, int]) -> None:
     resources = {"memory": {"limit": 64 * MiB, "swap": 96 * MiB}, "pids": {"limit": 30}, "cpu": {"quota": 50000}}
     with limited(resources, hold, start=True, stdout=pipe[1]) as container:
         assert os.read(pipe[0], 6) == b"ready\n"
+        # The program may have taken less than one period, of 100 ms. The kernel counts it at its end.
+        wait_until(lambda: (cpu := container.stats().cpu) and cpu.periods, "the end of a period of the quota")
         before = time.time_ns()
         stats = container.stats()
         assert before <= stats.time <= time.time_ns()
