@@ -332,9 +332,34 @@ class StagedFile:
         """
         if durable:
             os.fsync(self.fd)
-        if not self._named:
+        if self._named or not self._take(self.path):
+            self._replace(replace)
+        if durable:
+            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _take(self, path: str) -> bool:
+        """Give a file without a name this one, and close it. Return False if another file has the name."""
+        try:
             # With a descriptor, which the absolute path makes meaningless, Python follows the link in /proc.
-            os.link(f"/proc/self/fd/{self.fd}", self._temporary, src_dir_fd=self.fd, dst_dir_fd=self._directory)
+            os.link(f"/proc/self/fd/{self.fd}", path, src_dir_fd=self.fd, dst_dir_fd=self._directory)
+        except FileExistsError:
+            return False
+        try:
+            self._close()
+        except OSError:
+            os.unlink(path, dir_fd=self._directory)
+            raise
+        return True
+
+    def _replace(self, replace: bool) -> None:
+        """Put the file in the place of another, which only rename(2) does at once. It needs a name for that."""
+        if not self._named:
+            if not replace or not self._take(self._temporary):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path)
             self._named = True
         self._close()
         if not replace:  # takes the name; a hard link would too, which not every filesystem has
@@ -346,12 +371,6 @@ class StagedFile:
                 os.unlink(self.path, dir_fd=self._directory)
             raise
         self._named = False
-        if durable:
-            folder = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
     def _close(self) -> None:
         fd, self.fd = self.fd, -1

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,54 @@ def test_a_durable_file_is_synced_with_its_directory(target: Path, monkeypatch: 
     replace_sif(target)
     assert synced[0].endswith(" (deleted)")  # the file has no name yet
     assert synced[1:] == ["directory"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_new_file_has_its_name_at_once(target: Path, monkeypatch: pytest.MonkeyPatch, replace: bool) -> None:
+    """No moment at which it has another, which SIGKILL would leave."""
+    link, seen = os.link, list[list[str]]()
+
+    def linked(source: str, path: str, **options: Any) -> None:
+        link(source, path, **options)
+        seen.append(sorted(os.listdir(target.parent)))
+
+    monkeypatch.setattr(os, "link", linked)
+    with StagedFile(target.with_name("new"), anonymous=True) as staged:
+        if staged._named:
+            pytest.skip("a filesystem without files that have no name")
+        staged.write(CONTENT)
+        staged.commit(replace=replace)
+    assert seen == [["new", "target"]]
+    assert target.with_name("new").read_bytes() == CONTENT
+
+
+def test_a_file_that_exists_is_kept_or_replaced(target: Path) -> None:
+    with StagedFile(target, anonymous=True) as staged:
+        staged.write(CONTENT)
+        with pytest.raises(FileExistsError) as caught:
+            staged.commit(replace=False)
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == b"old"
+    with StagedFile(target, anonymous=True) as staged:
+        staged.write(CONTENT)
+        staged.commit()
+    assert target.read_bytes() == CONTENT
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_a_file_whose_end_cannot_be_written_gets_no_name(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(staged: StagedFile) -> None:
+        os.close(staged.fd)
+        staged.fd = -1
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with StagedFile(target.with_name("new"), anonymous=True) as staged:
+        staged.write(CONTENT)
+        with monkeypatch.context() as patch:
+            patch.setattr(StagedFile, "_close", full)
+            with pytest.raises(OSError, match="quota"):
+                staged.commit()
+    assert os.listdir(target.parent) == ["target"]
 
 
 def test_names_as_long_as_they_may_be(target: Path) -> None:
