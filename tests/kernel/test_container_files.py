@@ -667,7 +667,8 @@ def test_aio(container: oci.Container, state_root: Path, tmp_path: Path) -> None
         await files.remove("/tmp/x")
         began = time.monotonic()
         copying = asyncio.create_task(files.put(io.BytesIO(b"x" * (1 << 30)), "/tmp/large"))
-        await asyncio.sleep(0.05)
+        while not copying.done() and not await files.exists("/tmp/large"):
+            await asyncio.sleep(0.01)
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await copying
