@@ -210,7 +210,8 @@ def main() -> int:
     if arguments.init:
         setattr(launch, "_INIT", arguments.init)  # noqa: B010 - it is final
     ends: Counter[int] = Counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz-init-") as above:
+    # Not in a directory in which every user can make files: programs have paths that are nearly these.
+    with tempfile.TemporaryDirectory(prefix="fuzz-init-", dir="/run") as above:
         os.chmod(above, 0o777)
         log = os.memfd_create("stderr")
         null = os.open("/dev/null", os.O_RDWR)
