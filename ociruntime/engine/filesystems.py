@@ -200,7 +200,7 @@ def _mount(command: Sequence[str], fds: Sequence[int], what: str, target: str, *
 
 
 def _answers(place: int, mark: Mapping[str, str]) -> bool:
-    """Return whether the program that serves a directory answers. One that does not is killed, by a variable of its environment.
+    """Return whether the program that serves a directory answers. One that does not is found by its environment, and killed.
 
     Another process asks: no signal ends the wait for the answer to a request that the program has read.
     """

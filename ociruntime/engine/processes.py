@@ -134,9 +134,12 @@ def wait_killed(pid: int, pidfd: int, name: str) -> None:
 
 
 def kill_each(is_meant: Callable[[int], bool]) -> None:
-    """Send SIGKILL to each process that a function of pids chooses. A pid stays that of its process meanwhile."""
+    """Send SIGKILL to each process that a function of pids chooses. A pid stays that of its process meanwhile.
+
+    Those at which the caller may not look, as where /proc is mounted with hidepid=, are not the caller's.
+    """
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             pidfd = open_pidfd(int(name))
             try:
                 if is_meant(int(name)):
