@@ -104,13 +104,15 @@ class Supervisor:
             channel.close()
             raise
         supervisor = cls(directory, channel, int(str(hello["pid"])), fds[0])
+        place = -1
         try:
+            place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             supervisor._send(
-                [],
+                [place],
                 directory=str(directory),
                 terminal=terminal,
                 owner=owner,
-                log_path=options.log_path or str(directory / LOG),
+                log_path=options.log_path,
                 log_format=options.log_format,
                 log_limit=0 if options.log_path else _LOG_LIMIT,
                 sync_socket=options.sync_socket,
@@ -120,6 +122,9 @@ class Supervisor:
         except BaseException:
             supervisor.abort()
             raise
+        finally:
+            if place >= 0:
+                os.close(place)
         return supervisor
 
     @property

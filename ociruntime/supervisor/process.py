@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from .._native import clone
 from ..files import connect_socket, socket_path
 from .control import Clients, Control
-from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, RECORD, RECORD_SIZE, receive_message, send_message
+from .protocol import ATTACH_SOCKET, CONTROL_SOCKET, LOG, RECORD, RECORD_SIZE, receive_message, send_message
 from .streams import IN, ContainerStreams, LogDriver, Loop
 
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE)
@@ -105,19 +105,22 @@ class SupervisorProcess:
     Args:
         creator: the connection to the process that creates the container.
         setup: the first message of the creator (see `ociruntime.supervisor.client.Supervisor.spawn`).
+        place: the path of the state directory by an open file descriptor. If the creator is killed, another process can remove the
+            directory and make a container of the same name before this one gets there.
     """
 
-    def __init__(self, creator: socket.socket, setup: dict[str, object]) -> None:
+    def __init__(self, creator: socket.socket, setup: dict[str, object], place: str) -> None:
         self._creator = creator
         self._directory = str(setup["directory"])
+        self._place = place
         self._setup = setup
         self._loop = Loop()
         self._pidfd = -1
         """Of the container's init process, or of the process that forks it."""
         self._ended = False
         """Whether the process of the pidfd has ended. As long as the creator is connected, it may have forked the init process."""
-        self._record = RecordWriter(self._directory)
-        self._log = LogDriver(str(setup["log_path"]), str(setup["log_format"]), int(str(setup["log_limit"])))
+        self._record = RecordWriter(place)
+        self._log = LogDriver(str(setup["log_path"] or f"{place}/{LOG}"), str(setup["log_format"]), int(str(setup["log_limit"])))
         self._recorded_losses, self._losses_recorded_at = 0, 0.0
         self._state_sender = StateSender(str(setup["sync_socket"]), self._directory) if setup["sync_socket"] else None
         self._streams = ContainerStreams(self._loop, self._on_output, lambda: self._clients.watch())
@@ -128,7 +131,7 @@ class SupervisorProcess:
 
     def _listen(self, name: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with socket_path(self._directory, name) as path:
+        with socket_path(self._place, name) as path:
             listener.bind(path)
         listener.listen(128)
         return listener
@@ -316,7 +319,7 @@ class SupervisorProcess:
     def _oom_kills(self) -> int:
         """Return the number of OOM kills that the container's cgroups count."""
         try:
-            with open(f"{self._directory}/state.json", "rb") as file:
+            with open(f"{self._place}/state.json", "rb") as file:
                 cgroups = json.load(file).get("cgroups", [])
         except FileNotFoundError:
             return 0  # the creator gave up, or the container is being deleted
@@ -361,13 +364,16 @@ def _set_up(creator: socket.socket) -> SupervisorProcess | None:
     pidfd = os.pidfd_open(os.getpid())
     send_message(creator, [pidfd], pid=os.getpid())
     os.close(pidfd)
-    setup, _ = receive_message(creator)
-    if setup is None:
-        return None
+    place = directory = ""
     try:
-        supervisor = SupervisorProcess(creator, setup)
+        setup, fds = receive_message(creator)
+        if setup is None:
+            return None
+        place, directory = f"/proc/self/fd/{fds[0]}", str(setup["directory"])
+        supervisor = SupervisorProcess(creator, setup, place)
     except OSError as error:
-        send_message(creator, [], errno=error.errno, path=error.filename)
+        path = error.filename and error.filename.replace(place, directory)
+        send_message(creator, [], errno=error.errno, path=path)
         return None
     send_message(creator, [])
     return supervisor

@@ -26,7 +26,7 @@ from ..support.waiting import TIME_LIMIT, wait_until
 pytestmark = pytest.mark.root
 
 SWEEP = """
-import os, signal, sys, tempfile, time
+import os, signal, sys, tempfile, time, traceback
 import ociruntime as oci
 from ociruntime.engine.launch import init_memfd
 
@@ -89,7 +89,10 @@ def child(work):
     try:
         work()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 def check(where):

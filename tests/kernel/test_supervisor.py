@@ -203,6 +203,38 @@ def test_a_supervisor_that_is_killed_before_it_is_told_something(
     assert_nothing_left(state_root, prefix)
 
 
+KILLED_CREATOR = """
+import os, signal, sys
+import ociruntime as oci
+from ociruntime.supervisor.client import Supervisor
+
+def killed(supervisor, *args, **options):
+    signal.pidfd_send_signal(supervisor._pidfd, signal.SIGSTOP)
+    send(supervisor, *args, **options)
+    print(supervisor.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+send, Supervisor._send = Supervisor._send, killed
+container_id, bundle, root = sys.argv[1:]
+oci.Container.create(container_id, bundle, state_root=root, supervise=True)
+"""
+
+
+def test_a_supervisor_that_is_slower_than_the_next_container(
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
+) -> None:
+    """Its creator was killed. It makes nothing in a directory that has the name of its container."""
+    pid = int(script(KILLED_CREATOR, prefix, bundle.path, state_root, check=False).stdout)
+    oci.prune(state_root=state_root)
+    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+        before = sorted(os.listdir(state_root / prefix))
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: not is_running(pid), "the end of the supervisor")
+        assert sorted(os.listdir(state_root / prefix)) == before
+        container.delete(force=True)
+    assert_nothing_left(state_root, prefix)
+
+
 def test_a_killed_supervisor(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
     """What is known without it is told, what is not is said."""
     with supervised(prefix, bundle, state_root, "echo printed; read x; sleep 100", sync_socket=state_root / "none") as container:
