@@ -88,6 +88,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("open_tree", errno.ENOENT): ("no such file or directory on the host", "create it, or correct the path in the config"),
     ("open_tree", errno.EINVAL): ("it has mounts below it, which a user namespace cannot omit", "use rbind"),
     ("open", errno.ENOENT): ("no such file or directory", ""),
+    **dict.fromkeys(
+        product(("open",), (errno.ENOTCONN, errno.ECONNABORTED)),
+        ("the program that serves this filesystem by FUSE has ended", "try again"),
+    ),
     ("fsconfig", errno.EPERM): (
         "denied by the container's device rules, or by the kernel",
         "allow the device in linux.resources.devices, or mount it on the host, and bind it",

@@ -16,7 +16,7 @@ import ociruntime as oci
 
 from ..support.fixture_types import Script, UserBundle
 from ..support.leftovers import assert_nothing_left
-from ..support.users import UID, processes_of
+from ..support.users import UID, User, processes_of
 from ..support.waiting import within
 
 pytestmark = pytest.mark.root
@@ -285,3 +285,30 @@ def test_without_a_whole_procfs(bundle: oci.Bundle, mount: tuple[str, ...]) -> N
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+KILLED = """
+import subprocess
+from ociruntime.engine.processes import kill_each, read_stat
+
+child = subprocess.Popen(["sleep", "100"])
+try:
+    kill_each(lambda pid: bool(read_stat(pid)) and pid == child.pid)
+    print(child.wait(10))
+finally:
+    child.kill()
+"""
+
+
+def test_a_procfs_that_shows_only_names_of_others(user: User) -> None:
+    """The search for processes to kill goes on behind those of others."""
+    script = 'mount -t proc -o hidepid=noaccess none /proc; exec setpriv --reuid "$1" --regid "$1" --clear-groups "$2" -P -c "$3"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script, "sh", str(UID), user.python, KILLED],
+        env={"PATH": os.environ["PATH"]},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "-9\n"), done.stderr

@@ -531,12 +531,12 @@ def test_an_interrupt_while_a_helper_hangs(user_with_fuse: User) -> None:
     assert user.leftovers() == []
 
 
-SILENT = """#!/bin/sh
+SIGNALLED = """#!/bin/sh
 for place; do :; done
 exec 9<&0
 setsid {squashfuse} -f "$@" <&9 >/dev/null 2>&1 &
 until grep -q " $place " /proc/self/mountinfo; do sleep 0.01; done
-kill -STOP $!
+kill -{signal} $!
 """
 UNANSWERED = """
 from ociruntime.engine import filesystems, launch
@@ -555,7 +555,7 @@ def test_a_helper_that_does_not_answer(user_with_fuse: User) -> None:
     user = user_with_fuse
     directory = user.home / "path"
     directory.mkdir()
-    (directory / "squashfuse").write_text(SILENT.format(squashfuse=shutil.which("squashfuse")))
+    (directory / "squashfuse").write_text(SIGNALLED.format(squashfuse=shutil.which("squashfuse"), signal="STOP"))
     (directory / "squashfuse").chmod(0o755)
     give(user.home)
     with within(50):
@@ -564,6 +564,22 @@ def test_a_helper_that_does_not_answer(user_with_fuse: User) -> None:
     assert said[1].startswith(
         f"files that {directory}/squashfuse shows of squashfs at 32768 of {user.home}/image.sif: the init process made no"
     )
+    assert user.leftovers() == []
+
+
+def test_a_helper_that_ends_at_once(user_with_fuse: User) -> None:
+    user = user_with_fuse
+    directory = user.home / "path"
+    directory.mkdir()
+    (directory / "squashfuse").write_text(SIGNALLED.format(squashfuse=shutil.which("squashfuse"), signal="KILL"))
+    (directory / "squashfuse").chmod(0o755)
+    give(user.home)
+    said = run_script(user, f'os.environ["PATH"] = "{directory}:" + os.environ["PATH"]\n{UNANSWERED}').stdout.splitlines()
+    assert said[0].startswith("cannot mount image.sif as bundle bundle: ")
+    assert said[1].startswith(f"files that {directory}/squashfuse shows of squashfs at 32768 of {user.home}/image.sif: ")
+    for text in said[:2]:
+        assert re.search("the program that serves (its|this) filesystem by FUSE has ended; try again", text)
+    assert said[2:] == ["False"]
     assert user.leftovers() == []
 
 
