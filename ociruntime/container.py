@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ExecKeywords,
         ExecOptions,
         LogFormat,
+        Misspelt,
         NoKeywords,
         OutputFunction,
         PopenKeywords,
@@ -628,7 +629,16 @@ class Container(HtmlRepr):
     @overload
     def exec(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecKeywords]) -> Result[bytes]: ...
     @overload
-    def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecKeywords]) -> Result[Any]: ...
+    def exec(
+        self, args: Args = ..., *, input: bytes | str | None = ..., capture_output: bool = ...,
+        max_output: int | str | None = ..., on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ...,
+        stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ..., encoding: str | None = ...,
+        errors: str | None = ..., timeout: Duration | None = ..., check: bool = ..., env: Env | None = ...,
+        cwd: StrPath | None = ..., user: UserLike | None = ..., groups: Sequence[int] | None = ...,
+        capabilities: Sequence[str] = ..., no_new_privileges: bool | None = ..., apparmor_profile: str | None = ...,
+        selinux_label: str | None = ..., process: ProcessSpec | Mapping[str, Any] | None = ..., terminal: bool = ...,
+        preserve_fds: int = ..., cgroup: str | Mapping[str, str] | None = ..., own_cgroup: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     def exec(
         self,
@@ -660,7 +670,7 @@ class Container(HtmlRepr):
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
         own_cgroup: bool = True,
-        **unknown: Unpack[NoKeywords],
+        **unknown: Misspelt,
     ) -> Result[Any]:
         """Execute a further process in the container and wait for it, as `subprocess.run` does.
 
@@ -768,7 +778,15 @@ class Container(HtmlRepr):
     @overload
     def popen(self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[PopenKeywords]) -> Process[bytes]: ...
     @overload
-    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[PopenKeywords]) -> Process[Any]: ...
+    def popen(
+        self, args: Args = ..., *, stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ...,
+        encoding: str | None = ..., errors: str | None = ..., bufsize: int = ..., env: Env | None = ...,
+        cwd: StrPath | None = ..., user: UserLike | None = ..., groups: Sequence[int] | None = ...,
+        capabilities: Sequence[str] = ..., no_new_privileges: bool | None = ..., apparmor_profile: str | None = ...,
+        selinux_label: str | None = ..., process: ProcessSpec | Mapping[str, Any] | None = ..., terminal: bool = ...,
+        console_socket: StrPath | None = ..., pid_file: StrPath | None = ..., preserve_fds: int = ...,
+        cgroup: str | Mapping[str, str] | None = ..., own_cgroup: bool = ..., **unknown: Misspelt,
+    ) -> Process[Any]: ...  # fmt: skip
 
     def popen(
         self,
@@ -796,7 +814,7 @@ class Container(HtmlRepr):
         preserve_fds: int = 0,
         cgroup: str | Mapping[str, str] | None = None,
         own_cgroup: bool = True,
-        **unknown: Unpack[NoKeywords],
+        **unknown: Misspelt,
     ) -> Process[Any]:
         """Execute a further process in the container and return its `Process`, as `subprocess.Popen` does.
 

@@ -25,7 +25,7 @@ from .lifecycle.create import EphemeralBundle, create
 from .lifecycle.delete import delete, discard
 from .lifecycle.prune import CallerLock, clear_orphans
 from .lifecycle.status import out_of_memory
-from .options import CreateOptions, NoKeywords, OutputFunction, RunKeywords, RunOptions, SandboxOptions, check_keywords
+from .options import CreateOptions, OutputFunction, RunKeywords, RunOptions, SandboxOptions, check_keywords
 from .overrides import Args, Env, Mounts, Network, Overlays, Overrides, Ports, StrPath, UserLike, with_default_limits
 from .presets import HostFiles, Preset
 from .process import Deadline, LaunchedProcess, Result, finish
@@ -40,6 +40,7 @@ from .streams import Stdio, Streams
 
 if TYPE_CHECKING:
     from .image import Image
+    from .options import Misspelt
     from .plan.cgroups import Manager
 
 __all__ = ["close_images", "run"]
@@ -60,7 +61,18 @@ def run(
     image: ImageLike, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[bytes]: ...
 @overload
-def run(image: ImageLike, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
+def run(
+    image: ImageLike, args: Args = ..., *, input: bytes | str | None = ..., capture_output: bool = ...,
+    max_output: int | str | None = ..., on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ...,
+    stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ..., encoding: str | None = ...,
+    errors: str | None = ..., timeout: Duration | None = ..., check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ...,
+    user: UserLike | None = ..., preset: Preset | str | None = ..., mounts: Mounts | None = ..., memory: int | str | None = ...,
+    cpus: float | None = ..., pids: int | None = ..., network: Network | None = ..., devices: Iterable[StrPath] | None = ...,
+    gpus: str | int | None = ..., ports: Ports | None = ..., read_only: bool | None = ..., overlay: Overlays | None = ...,
+    hostname: str | None = ..., terminal: bool = ..., container_id: str | None = ..., state_root: StrPath | None = ...,
+    die_with_parent: bool | None = ..., cgroup_manager: Manager = ..., reference: str | None = ..., platform: str | None = ...,
+    strategy: str | None = ..., profile: bool = ..., **unknown: Misspelt,
+) -> Result[Any]: ...  # fmt: skip
 
 
 def run(
@@ -104,7 +116,7 @@ def run(
     platform: str | None = None,
     strategy: str | None = None,
     profile: bool = False,
-    **unknown: Unpack[NoKeywords],
+    **unknown: Misspelt,
 ) -> Result[Any]:
     """Run a program in a new container and wait for it, as `subprocess.run` does. Nothing of the container is left.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Never, Protocol, TypeAlias, TypedDict, TypeVar, cast, get_args
 
 import attrs
 
@@ -283,6 +283,22 @@ class SandboxPopenKeywords(TypedDict, total=False):
 
 class NoKeywords(TypedDict):
     """No keywords: what a function that spells its keywords out takes besides, to say which one was meant."""
+
+
+if TYPE_CHECKING:
+    _T_co = TypeVar("_T_co", covariant=True)
+
+    class UnknownKeyword(Protocol[_T_co]):
+        """The type of a keyword that a call with overloads does not have: with Never, no value has it.
+
+        The last overload of each call takes such keywords, so that type checkers name the misspelt one. If none did, mypy would
+        list all overloads, and pyright the types of all arguments. To find the overload that was meant, mypy compares types with
+        Any for their parameters, and with Any every value has this one.
+        """
+
+        def __ne__(self, other: object, /) -> _T_co: ...  # type: ignore[override]
+
+    Misspelt: TypeAlias = UnknownKeyword[Never]
 
 
 def check_keywords(function: str, options: Mapping[str, object], keywords: type) -> None:

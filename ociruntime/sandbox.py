@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .lifecycle.create import Launched
     from .lifecycle.files import AnyPath, ContainerFiles
     from .lifecycle.snapshots import Changes
-    from .options import LimitPolicy, NoKeywords, OutputFunction
+    from .options import LimitPolicy, Misspelt, NoKeywords, OutputFunction
     from .overrides import Args, Env, Mounts, Network, Overlays, Ports, StrPath, UserLike
     from .plan.cgroups import Manager
     from .presets import Preset
@@ -310,7 +310,13 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
     @overload
     def run(self, args: Args, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]) -> Result[bytes]: ...
     @overload
-    def run(self, args: Args, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+    def run(
+        self, args: Args, *, input: bytes | str | None = ..., stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ...,
+        text: bool | None = ..., encoding: str | None = ..., errors: str | None = ..., max_output: int | str | None = ...,
+        on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ..., timeout: Duration | None = ...,
+        check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ..., user: UserLike | None = ...,
+        groups: Sequence[int] | None = ..., terminal: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     def run(
         self,
@@ -333,7 +339,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         terminal: bool = False,
-        **unknown: Unpack[NoKeywords],
+        **unknown: Misspelt,
     ) -> Result[Any]:
         """Run a program in the sandbox and wait for it. Its output is captured.
 
@@ -398,7 +404,13 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
     @overload
     def shell(self, line: str, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]) -> Result[bytes]: ...
     @overload
-    def shell(self, line: str, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+    def shell(
+        self, line: str, *, input: bytes | str | None = ..., stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ...,
+        text: bool | None = ..., encoding: str | None = ..., errors: str | None = ..., max_output: int | str | None = ...,
+        on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ..., timeout: Duration | None = ...,
+        check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ..., user: UserLike | None = ...,
+        groups: Sequence[int] | None = ..., terminal: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     def shell(
         self,
@@ -407,7 +419,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[SandboxRunKeywords],
+        **options: Any,
     ) -> Result[Any]:
         """Run a line of shell, by ``/bin/sh`` of the image. Keywords, result and errors are those of `run`."""
         check_keywords("shell", options, SandboxRunKeywords)
@@ -430,8 +442,11 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
     ) -> Process[bytes]: ...
     @overload
     def popen(
-        self, args: Args, *, text: bool | None, bufsize: int = ..., **options: Unpack[SandboxPopenKeywords]
-    ) -> Process[Any]: ...
+        self, args: Args, *, stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ...,
+        encoding: str | None = ..., errors: str | None = ..., bufsize: int = ..., env: Env | None = ...,
+        cwd: StrPath | None = ..., user: UserLike | None = ..., groups: Sequence[int] | None = ..., terminal: bool = ...,
+        **unknown: Misspelt,
+    ) -> Process[Any]: ...  # fmt: skip
 
     def popen(
         self,
@@ -449,7 +464,7 @@ class Sandbox(HtmlRepr, FileOperations, Unpicklable):
         user: UserLike | None = None,
         groups: Sequence[int] | None = None,
         terminal: bool = False,
-        **unknown: Unpack[NoKeywords],
+        **unknown: Misspelt,
     ) -> Process[Any]:
         """Start a program in the sandbox and return its `Process`. Iterating over that yields the lines of its output.
 

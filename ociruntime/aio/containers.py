@@ -7,7 +7,7 @@ import inspect
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import partial
@@ -54,9 +54,14 @@ if TYPE_CHECKING:
     from ..lifecycle.files import Readable, Writable
     from ..lifecycle.snapshots import Changes
     from ..lifecycle.update import Limits
-    from ..spec import Resources, RuntimeSpec
+    from ..options import Misspelt, OutputFunction
+    from ..overrides import Env, Mounts, Network, Overlays, Ports
+    from ..plan.cgroups import Manager
+    from ..presets import Preset
+    from ..spec import ProcessSpec, Resources, RuntimeSpec
     from ..spec.base import Json
     from ..state import State
+    from ..streams import Stdio
     from ..terminal import Terminal
 
 
@@ -253,7 +258,16 @@ class Container:
         self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[ExecKeywords]
     ) -> Result[bytes]: ...
     @overload
-    async def exec(self, args: Args = ..., *, text: bool | None, **options: Unpack[ExecKeywords]) -> Result[Any]: ...
+    async def exec(
+        self, args: Args = ..., *, input: bytes | str | None = ..., capture_output: bool = ...,
+        max_output: int | str | None = ..., on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ...,
+        stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ..., encoding: str | None = ...,
+        errors: str | None = ..., timeout: Duration | None = ..., check: bool = ..., env: Env | None = ...,
+        cwd: StrPath | None = ..., user: UserLike | None = ..., groups: Sequence[int] | None = ...,
+        capabilities: Sequence[str] = ..., no_new_privileges: bool | None = ..., apparmor_profile: str | None = ...,
+        selinux_label: str | None = ..., process: ProcessSpec | Mapping[str, Any] | None = ..., terminal: bool = ...,
+        preserve_fds: int = ..., cgroup: str | Mapping[str, str] | None = ..., own_cgroup: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     async def exec(
         self,
@@ -262,7 +276,7 @@ class Container:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[ExecKeywords],
+        **options: Any,
     ) -> Result[Any]:
         """`ociruntime.Container.exec` as a coroutine. Cancelling it kills the process and every process that it has started."""
         check_keywords("exec", options, ExecKeywords)
@@ -303,7 +317,15 @@ class Container:
         self, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[AsyncPopenKeywords]
     ) -> Making[Process[bytes]]: ...
     @overload
-    def popen(self, args: Args = ..., *, text: bool | None, **options: Unpack[AsyncPopenKeywords]) -> Making[Process[Any]]: ...
+    def popen(
+        self, args: Args = ..., *, stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ...,
+        encoding: str | None = ..., errors: str | None = ..., env: Env | None = ..., cwd: StrPath | None = ...,
+        user: UserLike | None = ..., groups: Sequence[int] | None = ..., capabilities: Sequence[str] = ...,
+        no_new_privileges: bool | None = ..., apparmor_profile: str | None = ..., selinux_label: str | None = ...,
+        process: ProcessSpec | Mapping[str, Any] | None = ..., terminal: bool = ..., console_socket: StrPath | None = ...,
+        pid_file: StrPath | None = ..., preserve_fds: int = ..., cgroup: str | Mapping[str, str] | None = ...,
+        own_cgroup: bool = ..., **unknown: Misspelt,
+    ) -> Making[Process[Any]]: ...  # fmt: skip
 
     def popen(
         self,
@@ -312,7 +334,7 @@ class Container:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[AsyncPopenKeywords],
+        **options: Any,
     ) -> Making[Process[Any]]:
         """`ociruntime.Container.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
         check_keywords("popen", options, AsyncPopenKeywords)
@@ -554,7 +576,18 @@ async def run(
     image: ImageLike, args: Args = ..., *, text: Literal[False] | None = ..., **options: Unpack[RunKeywords]
 ) -> Result[bytes]: ...
 @overload
-async def run(image: ImageLike, args: Args = ..., *, text: bool | None, **options: Unpack[RunKeywords]) -> Result[Any]: ...
+async def run(
+    image: ImageLike, args: Args = ..., *, input: bytes | str | None = ..., capture_output: bool = ...,
+    max_output: int | str | None = ..., on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ...,
+    stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ..., encoding: str | None = ...,
+    errors: str | None = ..., timeout: Duration | None = ..., check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ...,
+    user: UserLike | None = ..., preset: Preset | str | None = ..., mounts: Mounts | None = ..., memory: int | str | None = ...,
+    cpus: float | None = ..., pids: int | None = ..., network: Network | None = ..., devices: Iterable[StrPath] | None = ...,
+    gpus: str | int | None = ..., ports: Ports | None = ..., read_only: bool | None = ..., overlay: Overlays | None = ...,
+    hostname: str | None = ..., terminal: bool = ..., container_id: str | None = ..., state_root: StrPath | None = ...,
+    die_with_parent: bool | None = ..., cgroup_manager: Manager = ..., reference: str | None = ..., platform: str | None = ...,
+    strategy: str | None = ..., profile: bool = ..., **unknown: Misspelt,
+) -> Result[Any]: ...  # fmt: skip
 
 
 async def run(
@@ -564,7 +597,7 @@ async def run(
     text: bool | None = None,
     encoding: str | None = None,
     errors: str | None = None,
-    **options: Unpack[RunKeywords],
+    **options: Any,
 ) -> Result[Any]:
     """`ociruntime.run` as a coroutine. Cancelling it kills every process of the container, and nothing is left.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import socket
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from typing_extensions import override
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from ..image import Compression
     from ..lifecycle.files import ContainerFiles as _ContainerFiles
     from ..lifecycle.snapshots import Changes
-    from ..overrides import Args, StrPath
+    from ..options import Misspelt, OutputFunction
+    from ..overrides import Args, Env, StrPath, UserLike
     from ..process import Result
     from ..stats import Event
+    from ..streams import Stdio
 
 
 class Sandbox(FileOperations, Unpicklable):
@@ -142,7 +144,13 @@ class Sandbox(FileOperations, Unpicklable):
         self, args: Args, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]
     ) -> Result[bytes]: ...
     @overload
-    async def run(self, args: Args, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+    async def run(
+        self, args: Args, *, input: bytes | str | None = ..., stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ...,
+        text: bool | None = ..., encoding: str | None = ..., errors: str | None = ..., max_output: int | str | None = ...,
+        on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ..., timeout: Duration | None = ...,
+        check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ..., user: UserLike | None = ...,
+        groups: Sequence[int] | None = ..., terminal: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     async def run(
         self,
@@ -151,7 +159,7 @@ class Sandbox(FileOperations, Unpicklable):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[SandboxRunKeywords],
+        **options: Any,
     ) -> Result[Any]:
         """`ociruntime.Sandbox.run` as a coroutine. Cancelling it kills the program and every process that it has started."""
         check_keywords("run", options, SandboxRunKeywords)
@@ -171,7 +179,13 @@ class Sandbox(FileOperations, Unpicklable):
         self, line: str, *, text: Literal[False] | None = ..., **options: Unpack[SandboxRunKeywords]
     ) -> Result[bytes]: ...
     @overload
-    async def shell(self, line: str, *, text: bool | None, **options: Unpack[SandboxRunKeywords]) -> Result[Any]: ...
+    async def shell(
+        self, line: str, *, input: bytes | str | None = ..., stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ...,
+        text: bool | None = ..., encoding: str | None = ..., errors: str | None = ..., max_output: int | str | None = ...,
+        on_stdout: OutputFunction | None = ..., on_stderr: OutputFunction | None = ..., timeout: Duration | None = ...,
+        check: bool = ..., env: Env | None = ..., cwd: StrPath | None = ..., user: UserLike | None = ...,
+        groups: Sequence[int] | None = ..., terminal: bool = ..., **unknown: Misspelt,
+    ) -> Result[Any]: ...  # fmt: skip
 
     async def shell(
         self,
@@ -180,7 +194,7 @@ class Sandbox(FileOperations, Unpicklable):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[SandboxRunKeywords],
+        **options: Any,
     ) -> Result[Any]:
         """`ociruntime.Sandbox.shell` as a coroutine. Cancelling it kills the program and every process that it has started."""
         check_keywords("shell", options, SandboxRunKeywords)
@@ -200,7 +214,11 @@ class Sandbox(FileOperations, Unpicklable):
         self, args: Args, *, text: Literal[False] | None = ..., **options: Unpack[SandboxPopenKeywords]
     ) -> Making[Process[bytes]]: ...
     @overload
-    def popen(self, args: Args, *, text: bool | None, **options: Unpack[SandboxPopenKeywords]) -> Making[Process[Any]]: ...
+    def popen(
+        self, args: Args, *, stdin: Stdio = ..., stdout: Stdio = ..., stderr: Stdio = ..., text: bool | None = ...,
+        encoding: str | None = ..., errors: str | None = ..., env: Env | None = ..., cwd: StrPath | None = ...,
+        user: UserLike | None = ..., groups: Sequence[int] | None = ..., terminal: bool = ..., **unknown: Misspelt,
+    ) -> Making[Process[Any]]: ...  # fmt: skip
 
     def popen(
         self,
@@ -209,7 +227,7 @@ class Sandbox(FileOperations, Unpicklable):
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **options: Unpack[SandboxPopenKeywords],
+        **options: Any,
     ) -> Making[Process[Any]]:
         """`ociruntime.Sandbox.popen` without ``bufsize``, to be awaited or entered by ``async with``."""
         check_keywords("popen", options, SandboxPopenKeywords)

@@ -52,7 +52,7 @@ def test_run(bundle: oci.Bundle, state_root: Path, prefix: str, busybox_rootfs: 
         with pytest.raises(TypeError, match="shlex"):
             await aio.run(bundle, "true", state_root=state_root)
         with pytest.raises(TypeError, match="memroy"):
-            await aio.run(bundle, ["true"], memroy="1M")  # type: ignore[call-overload]
+            await aio.run(bundle, ["true"], memroy="1M")  # type: ignore[arg-type]
 
     run_async(main())
     assert oci.Container.list(state_root=state_root) == []

@@ -112,9 +112,9 @@ def test_keywords_of_others_and_slips(keyword: str, remedy: str) -> None:
 
 def test_a_call_names_no_keyword_that_it_lacks() -> None:
     with pytest.raises(TypeError, match=r"^exec\(\) got an unexpected keyword argument 'mem_limit'$"):
-        CONTAINER.exec(["true"], mem_limit="1G")  # type: ignore[call-overload]
+        CONTAINER.exec(["true"], mem_limit="1G")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^exec\(\) got an unexpected keyword argument 'colour'$"):
-        CONTAINER.exec(["true"], colour=1)  # type: ignore[call-overload]
+        CONTAINER.exec(["true"], colour=1)  # type: ignore[arg-type]
 
 
 def test_a_call_without_args_says_where_they_are() -> None:

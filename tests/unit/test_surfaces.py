@@ -7,7 +7,7 @@ import inspect
 import io
 import subprocess
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_overloads
 
 import attrs
 import pytest
@@ -75,6 +75,22 @@ def test_runs_in_a_sandbox_have_keywords_of_exec(function: Callable[..., Any], d
     assert own == types
     of_exec = keywords(oci.Container.exec)
     assert own == {name: of_exec[name] for name in own}
+
+
+OVERLOADED = [
+    *(oci.run, oci.Container.exec, oci.Container.popen, oci.Sandbox.run, oci.Sandbox.shell, oci.Sandbox.popen),
+    *(aio.run, aio.Container.exec, aio.Container.popen, aio.Sandbox.run, aio.Sandbox.shell, aio.Sandbox.popen),
+]
+
+
+@pytest.mark.parametrize("function", OVERLOADED, ids=lambda function: f"{function.__module__}.{function.__qualname__}")
+def test_the_last_overload_spells_the_signature_out(function: Callable[..., Any]) -> None:
+    """Type checkers name a misspelt keyword by it."""
+    shown = inspect.signature(get_overloads(function)[-1])
+    known = {p.name: (p.kind, p.annotation, p.default is p.empty) for p in inspect.signature(function).parameters.values()}
+    last = {p.name: (p.kind, p.annotation, p.default is p.empty) for p in shown.parameters.values()}
+    assert last.pop("unknown") == (inspect.Parameter.VAR_KEYWORD, "Misspelt", True)
+    assert last == {name: value for name, value in known.items() if name != "unknown"}
 
 
 DROPPED = {"popen": {"bufsize"}}
