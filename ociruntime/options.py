@@ -289,11 +289,11 @@ if TYPE_CHECKING:
     _T_co = TypeVar("_T_co", covariant=True)
 
     class UnknownKeyword(Protocol[_T_co]):
-        """The type of a keyword that a call with overloads does not have: with Never, no value has it.
+        """The type of a keyword that a call does not have. ``UnknownKeyword[Never]`` has no values.
 
         The last overload of each call takes such keywords, so that type checkers name the misspelt one. If none did, mypy would
         list all overloads, and pyright the types of all arguments. To find the overload that was meant, mypy compares types with
-        Any for their parameters, and with Any every value has this one.
+        Any for their parameters, and every value is an ``UnknownKeyword[Any]``.
         """
 
         def __ne__(self, other: object, /) -> _T_co: ...  # type: ignore[override]
