@@ -47,14 +47,14 @@ def _check_below(path: str, *filesystems: str) -> None:
     """Check that a path does not exist, or is below the mount point of a filesystem of one of these types. Raises StateError."""
     _check_path(path)
     try:
-        device = os.lstat(path).st_dev
+        device, above = os.lstat(path).st_dev, os.lstat(os.path.dirname(path)).st_dev
     except FileNotFoundError:
-        return
+        return  # systemd may also have removed both between the two looks
     if _filesystems.get(device) not in filesystems:
         _filesystems.update(_mounted())
     if _filesystems.get(device) not in filesystems:
         raise refusal(path, f"it is not on a filesystem of type {filesystems[0]}")
-    if os.lstat(os.path.dirname(path)).st_dev != device:
+    if above != device:
         raise refusal(path, "it is a mount point")
 
 

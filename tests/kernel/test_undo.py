@@ -110,6 +110,22 @@ def test_cgroups_of_a_record_that_are_not_empty(parent: Path, tmp_path: Path) ->
         sleeper.wait()
 
 
+def test_a_cgroup_that_systemd_removes_meanwhile(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group, lstat = parent / "slice/scope", os.lstat
+    group.mkdir(parents=True)
+
+    def look(path: str) -> os.stat_result:
+        info = lstat(path)
+        if path == str(group):
+            group.rmdir()
+            group.parent.rmdir()
+        return info
+
+    monkeypatch.setattr(os, "lstat", look)
+    undo.undo_all([["cgroup_parent", str(group)]])
+    assert not group.parent.exists()
+
+
 def test_operations_on_cgroups_end_with_the_first_that_fails(parent: Path, tmp_path: Path) -> None:
     first, second, third = (f"{parent}/{name}" for name in ("first", "second", "third"))
     taken = tmp_path / "file"
