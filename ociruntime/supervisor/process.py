@@ -56,11 +56,18 @@ class RecordWriter:
 
 
 class StateSender:
-    """Sends the state document to a sync socket, in one connection for each change of the status, without waiting for it."""
+    """Sends the state document to a sync socket, in one connection for each change of the status, without waiting for it.
 
-    def __init__(self, path: str, directory: str) -> None:
+    Args:
+        path: the path of the socket.
+        directory: the state directory of the container.
+        place: the same directory by an open file descriptor, as for `SupervisorProcess`.
+    """
+
+    def __init__(self, path: str, directory: str, place: str) -> None:
         self._path = path
         self._directory = directory
+        self._place = place
         self._last_status = ""
         self._queue: list[tuple[float, bytes]] = []
 
@@ -74,7 +81,9 @@ class StateSender:
         root, container_id = os.path.split(self._directory)
         try:
             state = current(StateStore(root).entry(container_id).read())
-        except ContainerNotFound:
+            if not os.path.samefile(self._place, self._directory):
+                return  # the state of the next container of this name
+        except (ContainerNotFound, FileNotFoundError):
             return  # it was deleted meanwhile
         if state["status"] != self._last_status:
             self._last_status = state["status"]
@@ -122,7 +131,8 @@ class SupervisorProcess:
         self._record = RecordWriter(place)
         self._log = LogDriver(str(setup["log_path"] or f"{place}/{LOG}"), str(setup["log_format"]), int(str(setup["log_limit"])))
         self._recorded_losses, self._losses_recorded_at = 0, 0.0
-        self._state_sender = StateSender(str(setup["sync_socket"]), self._directory) if setup["sync_socket"] else None
+        sync_socket = setup["sync_socket"]
+        self._state_sender = StateSender(str(sync_socket), self._directory, place) if sync_socket else None
         self._streams = ContainerStreams(self._loop, self._on_output, lambda: self._clients.watch())
         self._clients = Clients(self._loop, self._listen(ATTACH_SOCKET), self._streams)
         self._control = Control(self._loop, self._listen(CONTROL_SOCKET), self._actions(), self._command_line)

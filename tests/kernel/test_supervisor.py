@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -210,28 +211,42 @@ from ociruntime.supervisor.client import Supervisor
 
 def killed(supervisor, *args, **options):
     signal.pidfd_send_signal(supervisor._pidfd, signal.SIGSTOP)
-    send(supervisor, *args, **options)
+    if moment == "setup":
+        send(supervisor, *args, **options)
     print(supervisor.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
-send, Supervisor._send = Supervisor._send, killed
-container_id, bundle, root = sys.argv[1:]
-oci.Container.create(container_id, bundle, state_root=root, supervise=True)
+container_id, bundle, root, sync_socket, moment = sys.argv[1:]
+if moment == "setup":
+    send, Supervisor._send = Supervisor._send, killed
+else:
+    Supervisor.identity = property(killed)
+oci.Container.create(container_id, bundle, state_root=root, supervise=True, sync_socket=sync_socket)
 """
 
 
+@pytest.mark.parametrize("moment", ["setup", "record"])
 def test_a_supervisor_that_is_slower_than_the_next_container(
-    bundle: oci.Bundle, state_root: Path, prefix: str, script: Script
+    bundle: oci.Bundle, state_root: Path, prefix: str, script: Script, tmp_path: Path, moment: str
 ) -> None:
-    """Its creator was killed. It makes nothing in a directory that has the name of its container."""
-    pid = int(script(KILLED_CREATOR, prefix, bundle.path, state_root, check=False).stdout)
-    oci.prune(state_root=state_root)
-    with oci.Container.create(prefix, bundle, state_root=state_root) as container:
-        before = sorted(os.listdir(state_root / prefix))
-        os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: not is_running(pid), "the end of the supervisor")
-        assert sorted(os.listdir(state_root / prefix)) == before
-        container.delete(force=True)
+    """Its creator was killed. It makes nothing in a directory that has the name of its container, and tells nothing of that one."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sync"))
+        listener.listen()
+        listener.setblocking(False)
+        pid = int(script(KILLED_CREATOR, prefix, bundle.path, state_root, tmp_path / "sync", moment, check=False).stdout)
+        oci.prune(state_root=state_root)
+        with oci.Container.create(prefix, bundle, state_root=state_root) as container:
+            before = sorted(os.listdir(state_root / prefix))
+            os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: not is_running(pid), "the end of the supervisor")
+            assert sorted(os.listdir(state_root / prefix)) == before
+            container.delete(force=True)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(json.loads(listener.accept()[0].recv(65536))["status"])
+        assert told in ([], ["creating"])  # its own container was never created for it
     assert_nothing_left(state_root, prefix)
 
 
