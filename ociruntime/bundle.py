@@ -235,9 +235,18 @@ class Bundle(HtmlRepr):
         return mount()[0]
 
     @classmethod
-    def from_sif(cls, image: StrPath, path: StrPath, *, writable: bool = True, spec: RuntimeSpec | None = None) -> Self:
+    def from_sif(
+        cls,
+        image: StrPath,
+        path: StrPath,
+        *,
+        writable: bool = True,
+        overlay: Overlays | None = None,
+        spec: RuntimeSpec | None = None,
+        strategy: str | None = None,
+    ) -> Self:
         """Mount a SIF image as a bundle, as `from_image` does."""
-        return cls.from_image(image, path, writable=writable, spec=spec)
+        return cls.from_image(image, path, writable=writable, overlay=overlay, spec=spec, strategy=strategy)
 
     # ---- using a bundle ----
 

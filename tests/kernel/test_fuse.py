@@ -193,7 +193,7 @@ def test_the_plan_says_which_strategy_and_why(offer: Offer, image: Path, tmp_pat
         assert plan.explain().splitlines()[1] == plan.notes[0]
         assert plan.notes[0] in command("plan", "-b", bundle.path).stdout
         assert output(bundle) == "out\n"
-    with oci.Bundle.from_image(image, tmp_path / "b", strategy="extraction") as bundle:
+    with oci.Bundle.from_sif(image, tmp_path / "b", strategy="extraction") as bundle:
         assert bundle.plan().notes == ("root filesystem by the strategy extraction",)
     oci.prune()
 

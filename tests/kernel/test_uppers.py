@@ -399,7 +399,7 @@ def test_a_mounted_bundle_with_an_upper_layer(image: Path, look: Look, tmp_path:
     kept, path, count = tmp_path / "kept, a;b", tmp_path / "bundle", "echo x >>/new; cat /new | wc -l"
     kept.mkdir()
     for overlay, expected in (("tmpfs:size=1M", "1 1"), (kept, "1 2"), (kept, "3 4"), ("none", "0 0")):
-        with oci.Bundle.from_image(image, path, overlay=overlay) as bundle:
+        with oci.Bundle.from_sif(image, path, overlay=overlay) as bundle:
             assert f"{look(bundle, count).strip()} {look(path, count).strip()}" == expected
             assert look(bundle.fresh(), count) == ("0\n" if overlay == "none" else "1\n")
             assert "etc" in os.listdir(path / "rootfs")
