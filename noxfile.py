@@ -77,8 +77,12 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff, and check the C code with clang-format and the analyzer of gcc, with warnings as errors."""
-    session.install("ruff", "cffi", "clang-format==23.1.5")  # versions differ in their format
+    """Run ruff, and check the C code with clang-format and the analyzer of gcc, and the workflows with zizmor.
+
+    Warnings are errors.
+    """
+    session.install("ruff", "cffi", "clang-format==23.1.5", "zizmor==1.32.0")  # versions differ in their format and rules
+    session.run("zizmor", "--offline", "--quiet", ".github/workflows")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     native = "ociruntime/_native"
