@@ -447,6 +447,7 @@ class ContainerFiles(FileOperations, Unpicklable):
         self._kept: dict[str, FileServer] | None = None
         self._owner = os.getpid()
         self._current: FileServer | None = None
+        self._in_use = False
         self._cancelled = False
 
     def __enter__(self) -> Self:
@@ -471,20 +472,23 @@ class ContainerFiles(FileOperations, Unpicklable):
     def _server(self, user: UserLike | None) -> Iterator[FileServer]:
         key = repr(user)
         with self._lock, DeferredSignals():
-            kept = self._kept if os.getpid() == self._owner else None
-            server = kept.get(key) if kept is not None else None
-            if server is None:
-                server = launch_server(self._entry, self._spec(), user)
-                if kept is not None:
-                    kept[key] = server
+            outer, is_nested, self._in_use = self._current, self._in_use, True
+            # A call within another one, by a signal handler or a file of the caller, would change which files that one has open.
+            kept = self._kept if not is_nested and os.getpid() == self._owner else None
+            server: FileServer | None = None
             try:
+                server = kept.get(key) if kept is not None else None
+                if server is None:
+                    server = launch_server(self._entry, self._spec(), user)
+                    if kept is not None:
+                        kept[key] = server
                 self._current = server
                 if self._cancelled:
                     server.cancel()
                 yield server
             finally:
-                self._current = None
-                if kept is None or server.broken:
+                self._current, self._in_use = outer, is_nested
+                if server is not None and (kept is None or server.broken):
                     server.close()
                     if kept is not None:
                         del kept[key]

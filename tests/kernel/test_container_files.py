@@ -422,6 +422,29 @@ def test_a_filesystem_that_does_not_answer(container: oci.Container, monkeypatch
     assert set(child_processes()) <= set(before)
 
 
+def test_calls_within_a_call(container: oci.Container) -> None:
+    """A file of the caller, as a signal handler, may use the files of the container that is just read: what is open stays what it was."""
+    before = child_processes()
+    content = os.urandom(300_000)
+
+    class Copy:
+        def write(self, part: bytes) -> None:
+            assert files.read_bytes("/tmp/other") == b"other"
+            files.write_bytes("/tmp/copy", part)
+            parts.append(part)
+
+    parts: list[bytes] = []
+    with container.files as files:
+        files.write_bytes("/tmp/file", content)
+        files.write_bytes("/tmp/other", b"other")
+        servers = set(child_processes()) - set(before)
+        files.get("/tmp/file", Copy())
+        assert b"".join(parts) == content
+        assert files.read_bytes("/tmp/copy") == parts[-1]
+        assert set(child_processes()) - set(before) == servers
+    assert set(child_processes()) <= set(before)
+
+
 def test_interruptions(container: oci.Container, tmp_path: Path) -> None:
     class Alarm(Exception):
         pass
