@@ -356,6 +356,7 @@ class _Create:
             setgroups=setgroups_in(self.namespaces, self.spec, self.host),
             parent=self.parent,
             strict=bool(self.die_with_parent),
+            reaps=self.empty,
         )
         compile_start_hooks(builder, self.hooks, self.root)
         if self.empty:

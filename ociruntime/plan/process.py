@@ -249,6 +249,7 @@ CAPABILITIES: Final[dict[str, int]] = {f"CAP_{name}": bit for bit, name in enume
 """Name -> bit, in the order of the kernel's ``linux/capability.h``, up to Linux 6.18."""
 ALL_CAPABILITIES: Final = (1 << 64) - 1
 CAP_SYS_ADMIN: Final = 1 << CAPABILITIES["CAP_SYS_ADMIN"]
+CAP_SYS_PTRACE: Final = 1 << CAPABILITIES["CAP_SYS_PTRACE"]
 CAP_SYS_RESOURCE: Final = 1 << CAPABILITIES["CAP_SYS_RESOURCE"]
 
 
@@ -352,6 +353,7 @@ def compile_credentials(
     parent: int = NO_SLOT,
     strict: bool = False,
     visible: bool = False,
+    reaps: bool = False,
 ) -> None:
     """Set user, groups, capabilities and seccomp filter, each while the init still may; the filter applies to no other step.
 
@@ -361,6 +363,7 @@ def compile_credentials(
         parent: the slot of the caller's pidfd, if the process is killed when the caller ends.
         strict: whether to refuse a program that the kernel would not kill with the caller.
         visible: whether the container sees the process before it executes the program.
+        reaps: whether it executes none, but reaps those of the container.
 
     Raises:
         UnsupportedError: the supplementary groups cannot be set, or ``strict`` refuses the program.
@@ -368,7 +371,8 @@ def compile_credentials(
     user = process.user
     uid, gid = (user.uid or 0, user.gid or 0) if user else (0, 0)
     groups = tuple(user.additional_gids or ()) if user else ()
-    caps = grant(process.capabilities, host.last_cap, host.capabilities if held is None else held)
+    held = host.capabilities if held is None else held
+    caps = grant(process.capabilities, host.last_cap, held)
     for warning in caps.warnings:
         builder.warn(warning)
     if user and user.umask is not None:
@@ -390,10 +394,14 @@ def compile_credentials(
     extra = CAP_SYS_ADMIN if seccomp is not None and not process.no_new_privileges else 0
     counts = (caps.effective.bit_count(), caps.permitted.bit_count(), caps.inheritable.bit_count())
     description = "{} effective, {} permitted and {} inheritable capabilities".format(*counts)
-    builder.add(
-        "capset", caps.effective | extra, caps.permitted | extra, caps.inheritable,
-        text=description + ("; CAP_SYS_ADMIN until execve, for the filter" if extra else ""),
-    )  # fmt: skip
+    if extra:
+        description += "; CAP_SYS_ADMIN until execve, for the filter"
+    # A process is traced by those alone that have all of its permitted capabilities. A program that traces the first process could
+    # let it take back that it is killed with the caller.
+    kept = held & CAP_SYS_PTRACE if reaps and parent != NO_SLOT else 0
+    if kept:
+        description += "; CAP_SYS_PTRACE is permitted too, so that no program without it can trace this process"
+    builder.add("capset", caps.effective | extra, caps.permitted | extra | kept, caps.inheritable, text=description)
     builder.add("ambient", caps.ambient, text=f"{caps.ambient.bit_count()} ambient capabilities")
     if process.no_new_privileges:
         builder.add("prctl", ops.PR_SET_NO_NEW_PRIVS, 1, 0, text="no new privileges")

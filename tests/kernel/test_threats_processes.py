@@ -25,7 +25,8 @@ from ociruntime.plan import compile_exec
 from ociruntime.plan.ops import Report
 from ociruntime.spec import Rlimit, Syscall
 
-from ..support.fixture_types import MakeBundle
+from ..support.fixture_types import MakeBundle, Script
+from ..support.users import User, with_user_namespace
 
 pytestmark = pytest.mark.root
 
@@ -221,3 +222,25 @@ def test_a_filter_that_denies_what_comes_behind_it(make_bundle: MakeBundle, stat
     bundle = make_bundle(spec.evolve(linux=spec.linux.evolve(seccomp=seccomp)))
     with oci.Container.run(prefix, bundle, state_root=state_root) as container:
         assert container.exec(["cat", "/proc/self/comm"], capture_output=True, text=True, check=True).stdout == "cat\n"
+
+
+OPENED = """
+import sys, ociruntime as oci
+with oci.Sandbox(sys.argv[1], name=sys.argv[2], state_root=sys.argv[3]) as sandbox:
+    print(*(sandbox.shell(f"exec 3<>/proc/{name}/mem").returncode != 0 for name in ("self", "1")))
+    sandbox.read_bytes("/bin/busybox")
+"""
+
+
+def test_no_program_keeps_its_sandbox_alive(
+    make_bundle: MakeBundle, state_root: Path, prefix: str, script: Script, user: User
+) -> None:
+    """One that can write to the memory of the first process can let it take back that it is killed with the caller."""
+    for bundle in (
+        make_bundle(name="plain"),
+        make_bundle(with_user_namespace(oci.RuntimeSpec.default(), 0), name="in-a-user-namespace"),
+    ):
+        assert script(OPENED, bundle.path, prefix, state_root).stdout == "False True\n"
+    assert user.script(OPENED, user.bundle, prefix, user.state) == "False True\n"
+    with oci.Container.run(prefix, bundle, state_root=state_root, empty_process=True) as container:
+        assert container.exec(["sh", "-c", "exec 3<>/proc/1/mem"]).returncode == 0, "the first process of a pod"

@@ -70,6 +70,7 @@ THREATS: Final = {
     43: "Another process has the pid that a record names",
     44: "A lock is a link or another file, or was replaced",
     45: "Another process answers for the init, or is killed in its place",
+    46: "A program of a sandbox makes it outlive the caller",
 }
 """What the runtime must withstand, by number."""
 
@@ -211,5 +212,7 @@ MUTANTS: Final = (
         ("unit/test_locks.py::test_only_a_regular_file_is_a_lock",)),
     Mutant("locks have a name", 44, "files.py", "return not os.path.samestat(os.fstat(self.fd), os.stat(self.path))", "return os.fstat(self.fd).st_nlink == 0",
         ("unit/test_locks.py::test_a_lock_that_is_gone_after_the_wait",)),
+    Mutant("the init of a sandbox cannot be traced", 46, "plan/process.py", "kept = held & CAP_SYS_PTRACE if reaps and parent != NO_SLOT else 0",
+        "kept = 0", ("kernel/test_threats_processes.py::test_no_program_keeps_its_sandbox_alive",)),
 )  # fmt: skip
 """In the order of the threats."""
