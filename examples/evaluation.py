@@ -52,15 +52,16 @@ def main(image: str, logs: str) -> None:
         output.usage = ModelUsage()  # otherwise Inspect counts the tokens, by a table that it downloads
         return output
 
+    options = {"memory": "256M", "limits": "if possible", "network": "none"}
     task = Task(
         dataset=samples,
         solver=[use_tools(shell()), generate()],
         scorer=includes(),
-        sandbox=SandboxEnvironmentSpec("ociruntime", SandboxConfig(image=image, options={"memory": "256M", "network": "none"})),
+        sandbox=SandboxEnvironmentSpec("ociruntime", SandboxConfig(image=image, options=options)),
     )
     (log,) = evaluate(task, model=get_model("mockllm/model", custom_outputs=answer), log_dir=logs, display="none")
     if log.results is None:
-        sys.exit(f"evaluation.py: {log.error}")
+        sys.exit(f"evaluation.py: {log.error.message if log.error else log.status}")
     print(f"{log.results.completed_samples} samples: accuracy {log.results.scores[0].metrics['accuracy'].value}")
 
 

@@ -45,6 +45,8 @@ __all__ = ["OciSandbox", "SandboxConfig"]
 
 _IGNORED: Final = frozenset({"command", "entrypoint", "init", "stdin_open", "tty", "restart", "stop_grace_period", "x_default"})
 """Members of a compose service that are about its main program. A sandbox has none."""
+_EXTENSION: Final = "x-ociruntime"
+"""The member of a compose service with keywords of `ociruntime.Sandbox`, which win over the other members."""
 _NOT_FOUND: Final = 127
 _NOT_EXECUTED: Final = 126
 
@@ -260,6 +262,8 @@ async def _close(environments: Mapping[str, SandboxEnvironment]) -> None:
 def _services(config: BaseModel | str | None) -> dict[str, tuple[str, Any]]:
     """Return image and keywords of the sandbox of each service, that of the default one first. Raises ValueError, TypeError."""
     if isinstance(config, str) and not is_compose_yaml(config):
+        if config.endswith((".yaml", ".yml")):
+            raise ValueError(f"{config}: not an image; a compose file is named compose.yaml, compose.yml or NAME-compose.yaml")
         return {"default": (config, {})}
     if isinstance(config, SandboxConfig):
         return {"default": (config.image, config.options)}
@@ -293,10 +297,18 @@ def _of_service(place: str, service: Any, directory: Path) -> tuple[str, dict[st
             raise ValueError(f"{place}.{name}: a sandbox does not have this; it takes image, {', '.join(_MEMBERS)}")
         keyword, convert = _MEMBERS[name]
         options[keyword] = convert(f"{place}.{name}", value, directory)
-    return str(directory / image), options
+    return str(directory / image), options | service.extensions.get(_EXTENSION, {})
 
 
 def _same(place: str, value: Any, directory: Path) -> Any:
+    return value
+
+
+def _environment(place: str, value: Any, directory: Path) -> Any:
+    entries = value.items() if isinstance(value, dict) else (tuple(entry.split("=", 1)) for entry in value)
+    for name, *content in entries:
+        if content in ([], [None]):
+            raise ValueError(f"{place}: {name!r} has no value; variables of the caller are not passed")
     return value
 
 
@@ -326,7 +338,7 @@ def _mounts(place: str, value: list[Any], directory: Path) -> list[tuple[str, st
 
 _MEMBERS: Final[dict[str, tuple[str, Callable[[str, Any, Path], Any]]]] = {
     "working_dir": ("cwd", _same),
-    "environment": ("env", _same),
+    "environment": ("env", _environment),
     "user": ("user", _same),
     "hostname": ("hostname", _same),
     "read_only": ("read_only", _same),

@@ -141,6 +141,8 @@ services:
     cpus: 0.5
     network_mode: none
     volumes: ["./data:/data:ro", {type: bind, source: /srv, target: /srv}]
+    x-ociruntime: {limits: if possible, disk: 1g}
+    x-other: 1
 """
 
 
@@ -160,6 +162,8 @@ def test_a_compose_file(tmp_path: Path) -> None:
         "cpus": 0.5,
         "network": "none",
         "mounts": [(f"{tmp_path}/data", "/data", "ro"), ("/srv", "/srv", "rw")],
+        "limits": "if possible",
+        "disk": "1g",
     }
 
 
@@ -168,6 +172,8 @@ def test_a_compose_file(tmp_path: Path) -> None:
     [
         ({"privileged": True}, r"services\.a\.privileged: a sandbox does not have this; it takes image, working_dir, "),
         ({"network_mode": "bridge"}, r"services\.a\.network_mode: 'bridge' is not 'none' or 'host'"),
+        ({"environment": ["A=1", "B"]}, r"services\.a\.environment: 'B' has no value"),
+        ({"environment": {"B": None}}, r"services\.a\.environment: 'B' has no value"),
         ({"volumes": ["data:/data"]}, r"services\.a\.volumes: 'data' is not the path of a file or directory"),
         ({"image": None, "build": "."}, r"services\.a\.image: missing; name the path of an image"),
     ],
@@ -176,6 +182,13 @@ def test_what_a_sandbox_does_not_have(member: dict[str, Any], message: str) -> N
     config = ComposeConfig.model_validate({"services": {"a": {"image": "image.sif", **member}}})
     with pytest.raises(ValueError, match=message):
         _services(config)
+
+
+def test_a_file_that_is_not_named_as_a_compose_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"tools\.yaml: not an image; a compose file is named compose\.yaml, "):
+        _services(f"{tmp_path}/tools.yaml")
+    (tmp_path / "tools-compose.yaml").write_text(COMPOSE)
+    assert list(_services(f"{tmp_path}/tools-compose.yaml")) == ["main", "helper"]
 
 
 def test_no_image() -> None:
