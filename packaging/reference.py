@@ -111,9 +111,10 @@ def _tables(parser: Parser) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """Return a text of the help with its special characters escaped; words in single quotes become code."""
+    """Return a text of the help with its special characters escaped; options and words in single quotes become code."""
     escaped = re.sub(r"([|*<>_])", r"\\\1", text)
-    return re.sub(r"(?<!\w)'([^']+)'(?!\w)", lambda match: f"`{match[1]}`".replace("\\_", "_").replace("\\*", "*"), escaped)
+    code = re.compile(r"(?<!\w)'([^']+)'(?!\w)|(?<![\w-])(--[a-z][\w-]*)")
+    return code.sub(lambda match: f"`{match[1] or match[2]}`".replace("\\_", "_").replace("\\*", "*"), escaped)
 
 
 # ---- man page ----
