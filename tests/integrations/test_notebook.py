@@ -93,7 +93,6 @@ def test_progress_is_shown_in_the_cell(tmp_path: Path, busybox_rootfs: Path) -> 
 def test_the_page_about_notebooks(tmp_path: Path, busybox_rootfs: Path, busybox_sif: Path) -> None:
     """Its cells run in order, and each but the loading of the extension shows something."""
     shutil.copytree(busybox_rootfs, tmp_path / "rootfs", symlinks=True)
-    shutil.copytree(busybox_rootfs, tmp_path / "bundle/rootfs", symlinks=True)
     shutil.copy(busybox_sif, tmp_path / "busybox.sif")
     cells = re.findall(r"^```(?:python|text)\n(.*?)^```$", (REPO / "docs/notebook.md").read_text(), re.MULTILINE | re.DOTALL)
     outputs = execute(tmp_path, *cells)
