@@ -77,8 +77,11 @@ __all__ = [
 ]
 
 LogFormat: TypeAlias = Literal["kubernetes", "json", "basic"]
+"""The format of the log of a supervised container."""
 LimitPolicy: TypeAlias = Literal["required", "if possible"]
+"""Whether a limit of a sandbox that the host cannot enforce is an error, or a warning."""
 CgroupsMode: TypeAlias = Literal["soft", "full", "strict", "ignore"]
+"""How criu treats cgroups, as its option ``--manage-cgroups``."""
 OutputFunction: TypeAlias = "Callable[[Any], object]"
 """A function that gets output as it comes, as bytes or text."""
 
@@ -306,13 +309,18 @@ def check_keywords(function: str, options: Mapping[str, object], keywords: type)
     known: frozenset[str] = keywords.__optional_keys__  # type: ignore[attr-defined]
     for name in options:
         if name not in known:
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{_remedy(name, known)}")
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{_remedy(name, known, keywords)}")
 
 
-def _remedy(name: str, known: Set[str]) -> str:
+def _remedy(name: str, known: Set[str], keywords: type) -> str:
     keyword, example = next((ours for theirs, *ours in _INSTEAD if name in theirs.split()), ("", ""))
     if example and (not keyword or keyword in known):
         return f"; {example}"
+    ours = keyword or name
+    if keywords is CreateKeywords and ours in ConfigurationKeywords.__optional_keys__:
+        return f"; use bundle.with_overrides({example.removeprefix('use ') or f'{ours}=...'})"
+    if keywords in (SandboxRunKeywords, SandboxPopenKeywords) and ours in SandboxKeywords.__optional_keys__:
+        return f"; it is an argument of the Sandbox: {ours}=..."
     close = closest(name, sorted((known | _ALWAYS) - {name}), 0.7)
     return f"; did you mean {close!r}?" if close else ""
 

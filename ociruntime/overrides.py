@@ -34,6 +34,7 @@ from .plan.namespaces import KEEP_GROUPS, Port, maps_own_id_alone
 from .plan.rootfs import Tmpfs
 from .rootfs.users import CALLER, Caller, is_shown, resolve, working_directory
 from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, ProcessSpec, Resources, Rlimit, RlimitType, User
+from .spec.base import members_of
 
 if TYPE_CHECKING:
     from .cdi import Gpus, Requested
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Args", "Env", "MountLike", "Mounts", "Network", "Overlays", "Overrides", "Ports", "StrPath", "UserLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
+"""A path."""
 
 
 _Member = TypeVar("_Member", contravariant=True, default=object)
@@ -71,7 +73,8 @@ UserLike: TypeAlias = "str | int | tuple[int, int] | User"
 MountLike: TypeAlias = "str | tuple[StrPath, str] | tuple[StrPath, str, str] | Mapping[str, Any] | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, a tuple of these parts, a mount as in config.json, or a `Mount`.
 
-A mount as in config.json that has a source and no type is a bind mount.
+A mount as in config.json that has a source and no type is a bind mount. A relative source of a bind mount counts from the
+working directory of the caller.
 """
 Mounts: TypeAlias = "Iterable[MountLike] | Mapping[str, str]"
 """Mounts, or a mapping of sources to destinations: ``{"data": "/data:ro"}``."""
@@ -186,17 +189,22 @@ is_str: Final = validated_by(check_str)
 def parse_mount(mount: MountLike) -> Mount:
     """Return a mount; for a string, a tuple or a mapping without a type a recursive bind mount, in which ``ro`` includes submounts.
 
+    The source of a bind mount becomes absolute: in a call, a relative path counts from the working directory of the caller.
+
     Raises:
         TypeError, ValueError: it is not a mount.
         SpecError: it is a mapping that is not a mount of config.json.
     """
     if isinstance(mount, Mount):
-        return mount
+        return mount.evolve(source=absolute_path(mount.source)) if mount.is_bind and mount.source else mount
     if isinstance(mount, Mapping):
+        known = [member.key for member in members_of(Mount).values()]
+        if foreign := [key for key in mount if key not in known]:
+            raise ValueError(f"mounts contains {shown(mount)}: a mount has no member {foreign[0]!r}; it has {', '.join(known)}")
         loaded = Mount.load(mount)
         options = loaded.options or ()
         if not loaded.source or mount.keys() - {"source", "destination", "options"} or not {"bind", "rbind"}.isdisjoint(options):
-            return loaded
+            return parse_mount(loaded)
         mount = (loaded.source, loaded.destination, ",".join(options))
     if isinstance(mount, tuple):
         parts = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in mount]

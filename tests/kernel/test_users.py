@@ -134,7 +134,7 @@ def test_names_of_the_files_that_the_container_has(make_bundle: MakeBundle, othe
             image, show, user="app", mounts=mounts, capture_output=True, text=True, state_root=state_root, container_id=prefix
         )
         assert result.stdout == "1001 1002 /other/app\n", result.stderr
-    relative = [Mount(destination="/etc", type="bind", source="../other", options=("bind",))]
+    relative = [Mount(destination="/etc", type="bind", source=os.path.relpath(other), options=("bind",))]
     assert oci.run(bundle, show, user="app", mounts=relative, capture_output=True, state_root=state_root).stdout.startswith(
         b"1001 "
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ READ_ONLY = DATA.evolve(options=("rbind", "rro"))
         ([{"source": "data", "destination": "/data", "options": ["ro"]}], READ_ONLY),
         (
             [{"source": "data", "destination": "/data", "options": ["bind"]}],
-            Mount(destination="/data", source="data", options=("bind",)),
+            Mount(destination="/data", source=os.path.abspath("data"), options=("bind",)),
         ),
+        (
+            [{"type": "bind", "source": "data", "destination": "/data", "options": ["rbind", "rro"]}],
+            READ_ONLY,
+        ),
+        ([READ_ONLY.evolve(source="data")], READ_ONLY),
         ([{"type": "tmpfs", "source": "data", "destination": "/data"}], Mount(destination="/data", type="tmpfs", source="data")),
     ],
 )
@@ -60,6 +66,8 @@ def test_mounts_have_several_forms(mounts: Mounts, parsed: Mount) -> None:
         ({"data": "data"}, ValueError, r"^mounts contains \('data', 'data'\): "),
         ([("data", "/data", "rw,colour")], ValueError, "'colour' is not an option of a bind mount"),
         ([{"source": "data"}], oci.SpecError, "destination"),
+        ([{"source": "data", "target": "/data"}], ValueError, "a mount has no member 'target'; it has destination, type, source, "),
+        ([{"source": "data", "destination": "/data", "readonly": True}], ValueError, "a mount has no member 'readonly'"),
     ],
 )
 def test_what_is_not_a_mount(mounts: Any, error: type[Exception], message: str) -> None:
@@ -115,6 +123,21 @@ def test_a_call_names_no_keyword_that_it_lacks() -> None:
         CONTAINER.exec(["true"], mem_limit="1G")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^exec\(\) got an unexpected keyword argument 'colour'$"):
         CONTAINER.exec(["true"], colour=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("keyword", "change"), [("volumes", "mounts=['source:/destination:ro']"), ("memory", "memory=...")])
+def test_a_call_without_the_configuration_says_where_it_is(keyword: str, change: str) -> None:
+    for _, call in CALLS[2:4]:
+        with pytest.raises(TypeError, match=re.escape(f"'{keyword}'; use bundle.with_overrides({change})")):
+            call(**{keyword: 1})
+    bundle: Any = oci.Bundle.__new__(oci.Bundle)
+    with pytest.raises(TypeError, match=r"^with_overrides\(\) got an unexpected keyword argument 'volumes'; use mounts="):
+        bundle.with_overrides(volumes=1)
+    sandbox: Any = oci.Sandbox.__new__(oci.Sandbox)
+    name = change.partition("=")[0]
+    for program in (sandbox.run, sandbox.popen, sandbox.shell):
+        with pytest.raises(TypeError, match=f"'{keyword}'; it is an argument of the Sandbox: {name}=...$"):
+            program("true", **{keyword: 1})
 
 
 def test_a_call_without_args_says_where_they_are() -> None:
