@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["close_images", "run"]
 
 ImageLike: TypeAlias = "Image | Bundle | StrPath"
+"""An open image, a bundle, or the path of an image, of a bundle or of a directory with a root filesystem."""
 
 
 @overload

@@ -33,6 +33,7 @@ class State(HtmlRepr):
     pid: int = 0
     """The pid of the init process in the caller's pid namespace; 0 if there is none."""
     bundle: str
+    """Absolute path of the bundle."""
     oci_version: str = OCI_VERSION
     annotations: FrozenMap[str] = attrs.field(default=FrozenMap(), converter=FrozenMap[str])
     created_at: int = 0
@@ -43,12 +44,15 @@ class State(HtmlRepr):
     oom_killed: bool = False
     """Whether an OOM kill ended one of its processes."""
     rootfs: str = ""
+    """Path of the root filesystem on the host."""
     attach_socket: str = ""
+    """Path of the socket for attach clients; empty without a supervisor, as are those behind it."""
     control_socket: str = ""
     log_path: str = ""
     log_lost: LostOutput = LostOutput()
     """Entries of the log that could not be written; false if there are none."""
     log_error: str = ""
+    """Why they could not be written."""
 
     @property
     def exit_desc(self) -> str:

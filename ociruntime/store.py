@@ -48,18 +48,22 @@ class Status(StrEnum):
 
     @property
     def can_start(self) -> bool:
+        """Whether `Container.start` is possible."""
         return self is Status.CREATED
 
     @property
     def can_kill(self) -> bool:
+        """Whether `Container.kill` is possible."""
         return self in (Status.CREATED, Status.RUNNING, Status.PAUSED)
 
     @property
     def can_exec(self) -> bool:
+        """Whether `Container.exec` is possible."""
         return self is Status.RUNNING
 
     @property
     def can_delete(self) -> bool:
+        """Whether `Container.delete` is possible without ``force``."""
         return self is Status.STOPPED
 
 

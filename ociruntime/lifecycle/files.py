@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 __all__ = ["ContainerFiles", "FileStatus"]
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+"""A path in a container, in which bytes may name what is not UTF-8."""
 
 _MOST_SHOWN: Final = 5
 """Paths that a warning names."""

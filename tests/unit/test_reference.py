@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import ociruntime as oci
+from ociruntime import options, overrides
 from ociruntime.cli import build_parser
 from ociruntime.cli.parser import EXAMPLES
 
@@ -64,11 +65,12 @@ def test_escapes(reference: ModuleType) -> None:
     assert reference.roff("'a' -b\\c") == r"\(aqa\(aq \-b\ec"
     assert reference.roff(".x\n.y") == "\\&.x\n\\&.y"
     assert reference._text("a|b 'c_d' e_f bundle's user's") == r"a\|b `c_d` e\_f bundle's user's"
+    assert reference._text("implies --rm-x, not a--b") == "implies `--rm-x`, not a--b"
 
 
 def test_pages_of_the_library() -> None:
     """Every public name is on a page. The page of a module leaves out what has no docstring, and names of other values."""
-    pages = "\n".join(path.read_text() for path in (REPO / "docs/reference").glob("*.md"))
+    pages = "\n".join(path.read_text() for path in (REPO / "docs/reference").glob("*.md") if path.name != "types.md")
     listed = set(re.findall(r"^\.\. auto(?:class|function|data):: ([\w.]+)$", pages, re.MULTILINE))
     modules = set(re.findall(r"^\.\. automodule:: ([\w.]+)$", pages, re.MULTILINE))
     assert modules == {f"ociruntime.{name}" for name in ("aio", "errors", "image", "image.sif", "spec")}
@@ -85,6 +87,19 @@ def test_pages_of_the_library() -> None:
             else:
                 assert inspect.getdoc(value), f"{name}.{member}"
     assert listed == expected
+
+
+def test_page_of_types() -> None:
+    """Every type of an argument is on the page of types, below the module from which it can be imported."""
+    page = (REPO / "docs/reference/types.md").read_text()
+    listed = re.findall(r"^\.\. auto(?:class|data):: ([\w.]+)$", page, re.MULTILINE)
+    for name in listed:
+        module, _, member = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), member), name
+    for keywords in (options.RunKeywords, options.SandboxKeywords, options.CreateKeywords):
+        for annotation in inspect.get_annotations(keywords).values():
+            aliases = set(re.findall(r"\w+", annotation.__forward_arg__)) & set(overrides.__all__)
+            assert aliases <= {name.rpartition(".")[2] for name in listed}
 
 
 def test_messages_of_the_troubleshooting_page() -> None:
