@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -583,9 +584,19 @@ class _Opened:
             close()
 
 
+_REGISTRY: Final = re.compile(r"(^|/)(docker|oras):/")
+"""A path that was the reference of an image in a registry. Two slashes may have become one."""
+
+
 def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _Opened:
     path = absolute_path(name)
-    if stat.S_ISDIR(os.stat(name).st_mode):
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError as error:
+        if _REGISTRY.search(name):
+            error.strerror = "no such file; images of registries are pulled to a file first, by 'ociruntime pull' or oci.pull"
+        raise
+    if stat.S_ISDIR(mode):
         opened = _open_directory(name, path, reference, platform)
     else:
         try:

@@ -447,6 +447,12 @@ def test_bad_header_field(field: str, value: vectors.Value, named: str, tmp_path
     assert error.descriptor is None
 
 
+@pytest.mark.parametrize("left", [200, 5000, -100])
+def test_a_file_that_was_not_copied_whole(tmp_path: Path, left: int) -> None:
+    error = refused(vectors.full_image()[:left], tmp_path / "cut.sif")
+    assert str(error).endswith("it was not copied whole: fetch it again")
+
+
 def test_a_smaller_data_size_leaves_objects_outside(tmp_path: Path) -> None:
     error = refused(vectors.full_image(data_size=10), tmp_path / "bad.sif")
     assert (error.field, error.descriptor) == ("size", 0)

@@ -112,6 +112,10 @@ class Refusal:
             return code
 
 
+_CUT: Final = "; it was not copied whole: fetch it again"
+_MAX_SIZE: Final = (1 << 63) - 1
+
+
 def parse_header(raw: bytes, file_size: int, path: str) -> Header:
     """Decode and check the global header of a file of ``file_size`` bytes. Raises SifError."""
     refuse = Refusal(path)
@@ -132,9 +136,11 @@ def parse_header(raw: bytes, file_size: int, path: str) -> Header:
     if size != total * DESCRIPTOR.size:
         refuse("descriptors_size", f"{size} is not {total} descriptors of {DESCRIPTOR.size} bytes")
     if offset + size > file_size:
-        refuse("descriptors_offset", f"the table at {offset} with {size} bytes ends beyond the file of {file_size} bytes")
+        refuse("descriptors_offset", f"the table at {offset} with {size} bytes ends beyond the file of {file_size} bytes{_CUT}")
     refuse.between("data_offset", data_offset, HEADER.size, file_size, "after the header, within the file")
-    refuse.between("data_size", data_size, 0, file_size - data_offset, "rest of the file after data_offset")
+    refuse.between("data_size", data_size, 0, _MAX_SIZE, "a size in bytes")
+    if data_size > file_size - data_offset:
+        refuse("data_size", f"the data at {data_offset} with {data_size} bytes end beyond the file of {file_size} bytes{_CUT}")
     if data_offset <= offset < data_offset + data_size:
         refuse("descriptors_offset", f"the table at {offset} lies inside the data, {data_offset} and {data_size} bytes on")
     if offset < data_offset < offset + size:
