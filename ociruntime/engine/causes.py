@@ -348,6 +348,9 @@ def make_error(
         )
     if code == errno.EINVAL and not cause and text.startswith(UPPER_STEPS):
         cause, remedy = "its filesystem cannot have an upper layer", _UPPER
+        if user_namespace and text.endswith(" over /"):  # the one lower layer
+            cause = "other filesystems are mounted in it, and a user cannot mount it without them"
+            remedy = "use Sandbox.host, which shows the programs of the host, or run as root"
     if not cause:
         cause, remedy = explain_errno(op, code, user_namespace=user_namespace)
     problem = ""

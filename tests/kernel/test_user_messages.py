@@ -124,6 +124,26 @@ def test_what_a_user_may_not_do(user: User, name: str) -> None:
     assert done.stderr.startswith("ociruntime: " + start.replace("DELEGATE", delegate(user))), done.stderr
 
 
+HOST = """
+import sys
+import ociruntime as oci
+for options in {}, {"overlay": "tmpfs"}, {"read_only": True}:
+    try:
+        oci.run("/", ["true"], state_root=sys.argv[1], **options)
+    except oci.StepError as error:
+        print("a user cannot mount it without them; use Sandbox.host, which shows" in str(error))
+try:
+    oci.run("/", ["true"], state_root=sys.argv[1], cgroup_manager="systemd")
+except oci.UnsupportedError as error:  # the default limit of processes is none that needs a cgroup
+    print(str(error).endswith("; use --cgroup-manager cgroupfs"))
+"""
+
+
+@no_systemd
+def test_the_root_directory_of_the_host(user: User) -> None:
+    assert user.script(HOST, user.state) == "True\n" * 4
+
+
 def test_device_rules_are_a_warning_with_the_real_reason(user: User) -> None:
     def change(d: dict[str, Any]) -> None:
         d["process"].update(args=["true"])

@@ -71,7 +71,7 @@ def compile_cgroups(
         UnsupportedError: a limit needs a controller or a manager that this host does not have.
     """
     if manager == "systemd":
-        return _in_scope(linux, container_id, host)
+        return _in_scope(linux, container_id, host, annotations or {})
     placement = DISABLED if manager == "disabled" else new_placement(linux.cgroups_path if linux else None, container_id, host)
     resources = linux.resources if linux else None
     compile_places(builder, placement.places, resources)
@@ -88,9 +88,9 @@ def why_unlimited(resources: Resources, host: Host, manager: Manager = "cgroupfs
     return ""
 
 
-def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
+def _in_scope(linux: Linux | None, container_id: str, host: Host, annotations: Mapping[str, str]) -> Placement:
     if host.systemd is None:
-        reason, remedy = "systemd is not running", _without_systemd(linux, host)
+        reason, remedy = "systemd is not running", _without_systemd(linux, host, annotations)
         if host.booted:
             reason = f"user {host.euid} has no systemd of its own"
             remedy = f"let root run 'loginctl enable-linger {host.euid}', or {remedy}"
@@ -98,7 +98,7 @@ def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
     user, hierarchy = host.systemd.user, host.systemd.hierarchy
     if user and host.cgroup_mode != "v2":
         reason = f"the user's systemd has controllers on cgroup v2 only, and this host uses {host.cgroup_mode}"
-        remedy = f"{_without_systemd(linux, host)}, or boot with systemd.unified_cgroup_hierarchy=1"
+        remedy = f"{_without_systemd(linux, host, annotations)}, or boot with systemd.unified_cgroup_hierarchy=1"
         raise UnsupportedError(f"systemd cgroup manager: {reason}; {remedy}")
     target = scope_of(linux.cgroups_path if linux else None, container_id, user=user, base=hierarchy.base or "/")
     # The same path in every v1 hierarchy; systemd itself creates it in some of them.
@@ -106,9 +106,10 @@ def _in_scope(linux: Linux | None, container_id: str, host: Host) -> Placement:
     return Placement(tuple(Place(h.mountpoint + target.path, h) for h in (*others, hierarchy)), scope=target.unit)
 
 
-def _without_systemd(linux: Linux | None, host: Host) -> str:
+def _without_systemd(linux: Linux | None, host: Host, annotations: Mapping[str, str]) -> str:
     """Return what helps where there is no systemd for a container: the other manager, if its limits can be set by that."""
-    limited = changed_members(linux.resources).keys() - {"devices"} if linux and linux.resources else None
+    without = {"devices"} | ({"pids"} if PIDS_IF_POSSIBLE.items() <= annotations.items() else set())
+    limited = changed_members(linux.resources).keys() - without if linux and linux.resources else None
     if host.may_create_cgroups or not limited:
         return "use --cgroup-manager cgroupfs"
     return privileged_remedy(host)
