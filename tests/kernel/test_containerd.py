@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ import ociruntime as oci
 from ..support.clients import Client, needs
 from ..support.images import TAR_TYPE, OciImage, tar_of_tree
 from ..support.places import REPO, MiB
-from ..support.waiting import TIME_LIMIT, wait_until
+from ..support.waiting import wait_until
 
 pytestmark = [pytest.mark.root, needs("containerd", "ctr", "containerd-shim-runc-v2")]
 
@@ -122,13 +121,20 @@ def test_a_container_in_the_background(containerd: Containerd) -> None:
     assert oci.Container.list(state_root=containerd.client.path / containerd.client.prefix) == []
 
 
-def test_the_configuration_for_kubernetes(tmp_path: Path) -> None:
-    """containerd takes the handler that the documentation shows."""
-    (text,) = re.findall(r"```toml\n(.*?)```", (REPO / "docs/fleets.md").read_text(), re.DOTALL)
-    configuration = tmp_path / "config.toml"
-    configuration.write_text(text)
-    words = ["containerd", "--config", configuration, "config", "dump"]
-    dump = tomllib.loads(subprocess.run(words, capture_output=True, text=True, timeout=TIME_LIMIT, check=True).stdout)
-    handler = dump["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]["ociruntime"]
-    assert handler["runtime_type"] == "io.containerd.runc.v2"
-    assert handler["options"] == {"BinaryName": "/usr/bin/ociruntime", "SystemdCgroup": True}
+def test_the_configuration_for_kubernetes(client: Client) -> None:
+    """containerd takes the handler that the documentation shows, and serves Kubernetes with it."""
+    (text,) = re.findall(r"```toml\nversion = 2\n(.*?)```", (REPO / "docs/fleets.md").read_text(), re.DOTALL)
+    places = CONFIGURATION.format(directory=client.path).replace('"io.containerd.grpc.v1.cri", ', "")
+    configuration = client.path / "config.toml"
+    configuration.write_text(places + text)
+    dump = tomllib.loads(client.run("containerd", "--config", configuration, "config", "dump"))
+    handlers = dump["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"]
+    assert handlers["ociruntime"]["runtime_type"] == "io.containerd.runc.v2"
+    assert handlers["ociruntime"]["options"] == {"BinaryName": "/usr/bin/ociruntime", "SystemdCgroup": True}
+    client.daemon("containerd", "--config", configuration)
+    address = client.path / "socket"
+    wait_until(address.exists, "the start of containerd", 60)
+    plugins = {
+        tuple(line.split()[:2]): line.split()[-1] for line in client.run("ctr", "--address", address, "plugins", "ls").splitlines()
+    }
+    assert plugins["io.containerd.grpc.v1", "cri"] == "ok"
