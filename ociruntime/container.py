@@ -904,7 +904,7 @@ class Container(HtmlRepr):
             UnsupportedError: the container has no upper layer of its own, as those of an image have, or of `Bundle.fresh`, or it is
                 in a file that is kept.
             WrongStatus: it was not started, or has ended.
-            OSError: the files cannot be read.
+            OSError: the files cannot be read, or there are too many or too deep ones to keep in memory.
         """
         from .lifecycle.snapshots import changes
 

@@ -621,7 +621,27 @@ class Target(Protocol):
         ...
 
 
-def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None) -> list[str]:
+class LeftOut:
+    """Files that a copy leaves out: their number, and the first ones."""
+
+    MOST_SHOWN: Final = 5
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._shown: list[str] = []
+
+    def add(self, path: str) -> None:
+        """Add a file, with the reason if it is known."""
+        self.count += 1
+        if self.count <= self.MOST_SHOWN:
+            self._shown.append(path)
+
+    def __str__(self) -> str:
+        more = self.count - len(self._shown)
+        return ", ".join(self._shown) + (f" and {more} more" if more else "")
+
+
+def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None) -> LeftOut:
     """Copy the content of a directory into another, with symbolic links as they are.
 
     Args:
@@ -635,7 +655,7 @@ def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None
     Raises:
         OSError: something cannot be copied.
     """
-    left_out: list[str] = []
+    left_out = LeftOut()
     pending, infos = [source.list()], [top]
     while True:
         if not pending[-1]:
@@ -664,13 +684,13 @@ def copy_tree(source: Source, target: Target, limit: Limit, top: FileInfo | None
             elif kind == stat.S_IFLNK:
                 target.make_link(name, source.readlink(name), info)
             else:
-                left_out.append(f"{path} (a {FILE_TYPES[kind]})")
+                left_out.add(f"{path} (a {FILE_TYPES[kind]})")
         except OSError as error:
             locate(error, path)
             if error.filename != path or error.errno not in (errno.ENOENT, errno.EXDEV):
                 raise
             if error.errno == errno.EXDEV:
-                left_out.append(f"{path} (a mount point)")
+                left_out.add(f"{path} (a mount point)")
 
 
 class ContainerTree(_Tree):

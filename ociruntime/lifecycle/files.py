@@ -12,7 +12,7 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeGuard
 
 import attrs
 from typing_extensions import override
@@ -26,6 +26,7 @@ from ..engine.fileserver import (
     FileInfo,
     FileServer,
     HostTree,
+    LeftOut,
     Limit,
     Parts,
     copy_tree,
@@ -68,9 +69,6 @@ __all__ = ["ContainerFiles", "FileStatus"]
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 """A path in a container, in which bytes may name what is not UTF-8."""
-
-_MOST_SHOWN: Final = 5
-"""Paths that a warning names."""
 
 
 @attrs.frozen(kw_only=True)
@@ -587,10 +585,9 @@ def _get_tree(server: FileServer, where: bytes, path: bytes, limit: Limit, *, fo
         _warn_left_out(copy_tree(source, target, limit, created))
 
 
-def _warn_left_out(paths: list[str]) -> None:
-    if paths:
-        more = f" and {len(paths) - _MOST_SHOWN} more" if len(paths) > _MOST_SHOWN else ""
-        warn([f"not copied: {', '.join(paths[:_MOST_SHOWN])}{more}"])
+def _warn_left_out(files: LeftOut) -> None:
+    if files.count:
+        warn([f"not copied: {files}"])
 
 
 def _read_object(file: Readable) -> Parts:
@@ -651,15 +648,19 @@ class _ArchiveTarget:
     def leave(self) -> None:
         self._names.pop()
 
+    def _add(self, member: tarfile.TarInfo, content: io.BufferedReader | None = None) -> None:
+        self._tar.addfile(member, content)
+        self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+
     def make_directory(self, name: bytes, info: FileInfo) -> bool:
-        self._tar.addfile(self._member(name, info, tarfile.DIRTYPE))
+        self._add(self._member(name, info, tarfile.DIRTYPE))
         return True
 
     def write(self, name: bytes, info: FileInfo, parts: Parts) -> None:
         member = self._member(name, info, tarfile.REGTYPE)
         member.size = info.size
         try:
-            self._tar.addfile(member, io.BufferedReader(_PartsFile(parts)))
+            self._add(member, io.BufferedReader(_PartsFile(parts)))
         except OSError as error:
             if error.errno is None:  # by tarfile itself
                 raise OSError(errno.EIO, "it became shorter while it was read; try again") from error
@@ -668,7 +669,7 @@ class _ArchiveTarget:
     def make_link(self, name: bytes, target: bytes, info: FileInfo) -> None:
         member = self._member(name, info, tarfile.SYMTYPE)
         member.linkname = os.fsdecode(target)
-        self._tar.addfile(member)
+        self._add(member)
 
     def finish(self, info: FileInfo) -> None:
         """Nothing: the directory has its own member."""
@@ -709,7 +710,7 @@ def _archive(server: FileServer, where: bytes, destination: Writable) -> None:
 
 def _extract(source: Readable, server: FileServer, where: bytes) -> None:
     file: Any = _Waiting(source)
-    left_out: list[str] = []
+    left_out = LeftOut()
     directories: list[tuple[bytes, FileInfo]] = []
     try:
         with tarfile.open(mode="r|*", fileobj=file) as tar:
@@ -724,7 +725,7 @@ def _extract(source: Readable, server: FileServer, where: bytes) -> None:
                 elif not parts or not _extract_file(
                     tar, member, info, _open_directory(server, where, parts[:-1]), where, parts[-1]
                 ):
-                    left_out.append(member.name)
+                    left_out.add(member.name)
     except tarfile.TarError as error:
         raise ValueError(f"source is not a tar archive: {error}") from error
     for path, info in reversed(directories):

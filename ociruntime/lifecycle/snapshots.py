@@ -18,7 +18,7 @@ import attrs
 from typing_extensions import override
 
 from .._lazy import HtmlRepr
-from ..arguments import check_choice, parse_path
+from ..arguments import check_choice, parse_path, shown
 from ..engine import cgroup
 from ..engine.fileserver import FileInfo, FileServer
 from ..engine.trees import remove_tree
@@ -61,6 +61,8 @@ _MOST_LINES: Final = 1 << 20
 _MOST_COMPARED: Final = 1 << 23
 """Pairs of lines that are looked at for one file: some seconds."""
 _MOST_CHANGES: Final = 1 << 20
+_MOST_PATHS: Final = 1 << 27
+"""Bytes of paths that are kept in memory: those of a tree that is 10,000 levels deep are 12 GiB."""
 _FEW: Final = 16
 """Files of an upper directory for which the lower directories are not listed."""
 
@@ -261,10 +263,11 @@ class LayerComparison:
     def changes(self) -> Changes:
         """Return the changes."""
         found: dict[bytes, Change] = {}
+        paths = _Paths()
         for path, kind, info in self._scan():
             size = info.size if stat.S_ISREG(info.mode) and kind is not ChangeKind.REMOVED else 0
             name = f"/{os.fsdecode(path)}"
-            found[path] = Change(path=name, kind=kind, type=FILE_TYPES[stat.S_IFMT(info.mode)], size=size)
+            found[paths.keep(path)] = Change(path=name, kind=kind, type=FILE_TYPES[stat.S_IFMT(info.mode)], size=size)
             if len(found) > _MOST_CHANGES:
                 raise _too_many()
         for point in sorted(self._points, reverse=True):
@@ -383,6 +386,23 @@ def _inside(directory: Place, name: bytes) -> Place:
 
 def _too_many() -> OSError:
     return OSError(errno.EFBIG, f"more than {_MOST_CHANGES} files were changed")
+
+
+class _Paths:
+    """The bytes of paths that a walk keeps in memory."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_PATHS
+
+    def keep(self, path: bytes) -> bytes:
+        """Count a path, and return it. Raises OSError: they are too long together, in a tree of many levels."""
+        self._left -= len(path)
+        if self._left < 0:
+            begin = shown(os.fsdecode(b"/" + path[:80]))
+            raise OSError(
+                errno.ENAMETOOLONG, f"paths of {_MOST_PATHS} bytes and more, of many levels, as below {begin}; remove them first"
+            )
+        return path
 
 
 class _LineMatcher(difflib.SequenceMatcher[str]):
@@ -692,6 +712,7 @@ class _LayerCopy:
         """The first name of each file that has several."""
         self._shares = True
         """Whether the filesystem can share the content of files."""
+        self._paths = _Paths()
 
     def run(self) -> None:
         """Make the copy, in a directory that is empty."""
@@ -703,7 +724,7 @@ class _LayerCopy:
             for name in self._server.names_in(self._source, path):
                 inner = posixpath.join(path, name)
                 if self._add(inner):
-                    pending.append(inner)
+                    pending.append(self._paths.keep(inner))
         for path, info, attributes in reversed(directories):
             self._server.open_layer_directory(self._target, path)
             self._server.finish_copy(b".", info, attributes, directory=True)
@@ -748,7 +769,7 @@ class _LayerCopy:
             server.make(Call.MKNOD, name, mode=info.mode, a=info.rdev[0] << 32 | info.rdev[1])
         server.finish_copy(name, info, attributes, directory=False)
         if info.links > 1:
-            self._linked[info.identity] = path
+            self._linked[info.identity] = self._paths.keep(path)
         return False
 
     def _copy_content(self, name: bytes) -> None:

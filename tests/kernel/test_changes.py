@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -189,8 +190,8 @@ def test_differences_of_odd_texts(start: Start) -> None:
         assert changed.diff_text("/text").startswith("--- a/text\n+++ b/text\n@@ -1")
 
 
-def test_deep_trees(start: Start) -> None:
-    """Far below the longest path."""
+def test_deep_trees(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far below the longest path, up to where the paths alone would fill the memory of the caller."""
     container, depth, name = start(), 120, "d" * 200
     sh(
         container,
@@ -203,6 +204,13 @@ def test_deep_trees(start: Start) -> None:
         fork = start(snapshot.bundle)
     script = f"cd -P /deep; for i in $(seq {depth}); do cd -P {name} || exit 1; done; cat hard; stat -c %h end"
     assert sh(fork, script).split() == ["x", "2"]
+    monkeypatch.setattr(snapshots, "_MOST_PATHS", 1 << 20)
+    for call in (container.changes, container.snapshot):
+        with pytest.raises(
+            OSError, match=r"paths of 1048576 bytes and more, of many levels, as below '/deep/dd.*; remove them first"
+        ) as caught:
+            call()
+        assert caught.value.errno == errno.ENAMETOOLONG
 
 
 def test_snapshots(start: Start, state_root: Path) -> None:

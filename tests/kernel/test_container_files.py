@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import io
 import os
 import re
@@ -420,6 +421,21 @@ def test_a_filesystem_that_does_not_answer(container: oci.Container, monkeypatch
             files.listdir("/")
         assert "tmp" in files.listdir("/"), "by another server"
     assert set(child_processes()) <= set(before)
+
+
+def test_an_archive_is_not_kept_in_memory(container: oci.Container) -> None:
+    """Programs of the container choose how many files it has, and how long their paths are."""
+    sh(container, "mkdir /tmp/many; cd /tmp/many; for i in $(seq 40); do mkdir d$i; ln -s x l$i; echo x > f$i; mkfifo p$i; done")
+    most = 0
+
+    class Sink:
+        def write(self, part: bytes) -> None:
+            nonlocal most
+            most = max(most, sum(type(value) is tarfile.TarInfo for value in gc.get_objects()))
+
+    with pytest.warns(oci.OCIRuntimeWarning, match=r"^not copied: (\S+ \(a FIFO\), ){4}\S+ \(a FIFO\) and 35 more$"):
+        container.files.get_archive("/tmp/many", Sink())
+    assert 0 < most < 10
 
 
 def test_calls_within_a_call(container: oci.Container) -> None:
