@@ -117,6 +117,29 @@ class StateRecord(TypedDict, total=False):
     """The host's socket for the readiness notification; absent without one."""
 
 
+_TYPES: Final = {
+    **dict.fromkeys(("pid", "pid_start", "created_at", "namespaces", "total"), int),
+    **dict.fromkeys(("bundle", "rootfs"), str),
+    **dict.fromkeys(("annotations", "hooks"), dict),
+    **dict.fromkeys(("cgroups", "undo", "steps", "layers"), list),
+}
+"""Types of members of `StateRecord` that are used by every operation."""
+
+
+def _malformed(document: StateRecord) -> str | None:
+    """Return the name of a member that is damaged, although the document is one of JSON."""
+    for name, value in document.items():
+        if type(value) is not _TYPES.get(name, type(value)):
+            return name
+    if not all(isinstance(path, str) and path.startswith("/") for path in document.get("cgroups", ())):
+        return "cgroups"
+    if not all(
+        isinstance(action, list) and action and all(isinstance(word, str) for word in action) for action in document.get("undo", ())
+    ):
+        return "undo"
+    return None
+
+
 _FALLBACK: Final = "/tmp"
 """Parent of the state directory of a user without a runtime directory."""
 
@@ -200,8 +223,18 @@ def make_directory(path: str, *, link: bool = True) -> None:
     try:
         check_directory(path, link=link)
     except FileNotFoundError:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        os.makedirs(path, mode=_MODE, exist_ok=True)
+        _check_umask(path)
         check_directory(path, link=link)
+
+
+def _check_umask(path: str) -> None:
+    """Remove a new directory that its owner cannot use. Raises StateError."""
+    if os.stat(path).st_mode & _MODE != _MODE:
+        os.rmdir(path)
+        raise StateError(
+            f"cannot keep state in {path}: the umask of this process denies it to its owner; set another one, such as 022"
+        )
 
 
 def _unsafe(path: str, why: str) -> StateError:
@@ -388,6 +421,8 @@ class Entry:
             raise self._damaged(str(error)) from error
         if not isinstance(document, dict) or document.get("id") != self.id or document.get("status") not in set(Status):
             raise self._damaged("it does not hold this container's id and a status")
+        if (name := _malformed(document)) is not None:
+            raise self._damaged(f"{name} is not of its type")
         if "supervisor" in document:
             from .supervisor.protocol import read_record
 
@@ -607,6 +642,7 @@ class StateStore:
         try:
             make_directory(self.directory)
             os.mkdir(entry.directory, mode=_MODE)
+            _check_umask(entry.directory)
         except FileExistsError:
             raise ContainerExists(container_id, self.directory) from None
         except OSError as error:
@@ -650,7 +686,7 @@ class StateStore:
         """Return whether a name is that of a container's directory."""
         path = f"{self.directory}/{name}"
         try:
-            return _is_ours(os.listdir(path)) and stat.S_IMODE(os.stat(path).st_mode) == _MODE
+            return _is_ours(os.listdir(path)) and os.stat(path).st_mode & 0o777 == _MODE
         except (FileNotFoundError, NotADirectoryError):
             return False
 

@@ -196,8 +196,15 @@ def _missing(key: str) -> str:
     return json.dumps({k: v for k, v in document().items() if k != key})
 
 
+MALFORMED: tuple[dict[str, object], ...] = ({"cgroups": "/x"}, {"cgroups": [1]}, {"cgroups": ["x"]}, {"undo": [1]}, {"undo": [[]]}, {"undo": [["cgroup", 1]]}, {"pid": "1"},
+    {"pid": None}, {"hooks": None}, {"annotations": []})  # fmt: skip
+"""What another program, or another version of this one, may have made of a document."""
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "3", "{}", _missing("id"), _missing("status"), json.dumps(document(status="bogus")), "\xff"]
+    "text",
+    ["", "{", "[]", "null", "3", "{}", _missing("id"), _missing("status"), json.dumps(document(status="bogus")), "\xff"]
+    + [json.dumps(document(**more)) for more in MALFORMED],
 )
 def test_damage_is_a_state_error(store: StateStore, text: str) -> None:
     entry = store.create("c")
@@ -273,6 +280,28 @@ def test_only_directories_of_containers_count(tmp_path: Path) -> None:
     assert [entry.id for entry in store.entries()] == [created.id]
     with pytest.raises(StateError, match="not the state of a container"):
         store.entry("documents")
+
+
+def test_a_root_whose_group_is_inherited(tmp_path: Path) -> None:
+    """As directories of projects on clusters are: what is made in it has the set-group-ID bit too."""
+    tmp_path.chmod(0o2700)
+    store = StateStore(tmp_path)
+    entry = store.create("c")
+    assert entry.path.stat().st_mode & stat.S_ISGID
+    assert [found.id for found in store.entries()] == ["c"]
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o100, 0o400])
+def test_a_umask_that_denies_the_owner(tmp_path: Path, umask: int) -> None:
+    """Nothing stays that its owner cannot even remove."""
+    for root in (tmp_path, tmp_path / "new"):
+        before = os.umask(umask)
+        try:
+            with pytest.raises(StateError, match="the umask of this process denies it to its owner; set another one"):
+                StateStore(root).create("c")
+        finally:
+            os.umask(before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def remove_while(store: StateStore, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[str], None]) -> None:
