@@ -414,8 +414,15 @@ class Bundle(HtmlRepr):
 
     def _make_points(self, layers: Layers, layer: str) -> None:
         """Make the mount points that the container could not make, in a new layer of it. Raises OSError."""
-        if not may_mount():
-            make_points(layers, layer, self._missing_points(self._container_root()))
+        if may_mount():
+            return
+        try:
+            missing = self._missing_points(self._container_root())
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return  # links of the image are a loop: executing the plan says for which of the config
+        make_points(layers, layer, missing)
 
     @classmethod
     def _of_layers(cls, path: Path, spec: RuntimeSpec, layers: Layers) -> Self:

@@ -341,7 +341,7 @@ def problems_of(error: Exception, path: str = "$", section: str = "") -> Iterato
 
 def structure(cls: type[R], document: object, source: str = "") -> R:
     """Return a document, of JSON values or records, as an object of a class. Raises SpecError with every problem."""
-    return _structure(cls, plain(document), source)
+    return _structure(cls, plain(document, source), source)
 
 
 def _structure(cls: type[R], document: object, source: str) -> R:
@@ -436,12 +436,12 @@ def parse(text: bytes | str, source: str = "") -> Json:
     return document
 
 
-def plain(value: object) -> Json:
+def plain(value: object, source: str = "") -> Json:
     """Return JSON values or records as `json.loads` would give them. Raises SpecError for any other value."""
     try:
         return _plain(value, "$")
     except RecursionError:
-        raise SpecError([Problem("$", "nested too deeply")]) from None
+        raise SpecError([Problem("$", "nested too deeply")], source) from None
 
 
 def _plain(value: object, path: str) -> Json:

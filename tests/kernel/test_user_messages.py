@@ -144,6 +144,22 @@ def test_the_root_directory_of_the_host(user: User) -> None:
     assert user.script(HOST, user.state) == "True\n" * 4
 
 
+LINKS = """
+import sys, ociruntime as oci
+try:
+    oci.Sandbox(sys.argv[1], cwd="/loop", state_root=sys.argv[2])
+except oci.StepError as error:
+    print(error)
+"""
+
+
+def test_links_of_an_image_that_are_a_loop(user: User) -> None:
+    (user.bundle / "rootfs/loop").symlink_to("loop")
+    assert user.script(LINKS, user.bundle, user.state).startswith(
+        "$.process.cwd: working directory /loop: its symbolic links are a loop"
+    )
+
+
 def test_device_rules_are_a_warning_with_the_real_reason(user: User) -> None:
     def change(d: dict[str, Any]) -> None:
         d["process"].update(args=["true"])

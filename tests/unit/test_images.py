@@ -456,7 +456,17 @@ def test_a_document_of_another_digest(tmp_path: Path, kind: ImageKind) -> None:
 
 @pytest.mark.parametrize("kind", [ImageKind.OCI_LAYOUT, ImageKind.OCI_ARCHIVE])
 @pytest.mark.parametrize(
-    "index", [b"", b"[]", b"{", b"[" * 100_000, b'{"schemaVersion": 2, "manifests": []}', b" " * (5 << 20), b'{"a": 1, "a": 2}']
+    "index",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b"[" * 900 + b"]" * 900,
+        b'{"schemaVersion": 2, "manifests": []}',
+        b" " * (5 << 20),
+        b'{"a": 1, "a": 2}',
+    ],
 )
 def test_damaged_indexes(tmp_path: Path, kind: ImageKind, index: bytes) -> None:
     files = {**two_layers().files(), "index.json": index}
