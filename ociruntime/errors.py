@@ -1,6 +1,6 @@
 """The exceptions that the package raises on purpose.
 
-::
+.. code-block:: text
 
     OCIRuntimeError
     +-- SpecError           a document does not conform to the runtime spec
