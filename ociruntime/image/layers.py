@@ -51,7 +51,7 @@ MAX_PATH: Final = 4000
 MAX_NAME: Final = 255
 PIECE: Final = 1 << 20
 """Most bytes of a file that are read at once."""
-_HEADERS: Final = 4 << 20
+MAX_HEADERS: Final = 4 << 20
 """Most bytes of the headers of one member of an archive, and of the global headers of one archive."""
 _ATTRIBUTE: Final = "SCHILY.xattr."
 """Begin of the keywords of extended attributes in the headers of archives."""
@@ -221,7 +221,7 @@ class _Stream:
         self._packed = _Hashed(layer._section.reader(), layer.digest, where)
         self._hash = hashlib.new(split_digest(layer.diff_id, where)[0]) if layer.diff_id else None
         self._position = 0
-        self.headers_left = _HEADERS
+        self.headers_left = MAX_HEADERS
         self._file: ReadableFile = self._packed
         if layer.format is LayerFormat.TAR_GZIP:
             self._file = gzip.GzipFile(fileobj=self._packed, mode="rb")  # type: ignore[call-overload]
@@ -342,10 +342,10 @@ class TarTree:
             with tarfile.open(fileobj=stream, mode="r:", **options) as archive:  # type: ignore[call-overload]
                 for number, member in enumerate(archive):
                     archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # it keeps each member otherwise
-                    if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > _HEADERS:
+                    if sum(len(key) + len(value) for key, value in archive.pax_headers.items()) > MAX_HEADERS:
                         raise tarfile.ReadError("the global headers are too large")
                     yield number, member, stream
-                    stream.headers_left = _HEADERS
+                    stream.headers_left = MAX_HEADERS
             stream.finish(whole=whole)
 
     def _directory(self) -> Node:

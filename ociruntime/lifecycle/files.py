@@ -36,7 +36,7 @@ from ..engine.fileserver import (
 from ..errors import WrongStatus, warn
 from ..files import OwnDescriptor, ProcessLock, StagedFile, Unpicklable, forking, open_regular
 from ..host import Host
-from ..image.layers import FILE_TYPES, FileType
+from ..image.layers import FILE_TYPES, MAX_HEADERS, MAX_PATH, FileType
 from ..interrupts import DeferredSignals, waiting
 from ..overrides import Overrides
 from ..plan.compile import compile_serve
@@ -708,27 +708,73 @@ def _archive(server: FileServer, where: bytes, destination: Writable) -> None:
             _ArchiveTarget(tar).write(name, info, server.read())
 
 
+class _Headers:
+    """The decompressed archive that tarfile reads. A header in it may claim to have gigabytes."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.left: int | None = MAX_HEADERS
+        """Bytes that the headers of a member may still have; None while its content is read."""
+
+    def read(self, size: int) -> bytes:
+        if self.left is not None:
+            self.left -= size
+            if self.left < 0:
+                raise tarfile.ReadError("a header is too large")
+        content: bytes = self._stream.read(size)
+        return content
+
+    def seek(self, offset: int) -> None:
+        self._stream.seek(offset)
+
+    def tell(self) -> int:
+        position: int = self._stream.tell()
+        return position
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Archive(tarfile.TarFile):
+    """A tar archive that is read once, with bounded memory."""
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
+        self.headers = _Headers(fileobj)
+        super().__init__(name, mode, self.headers, **options)  # type: ignore[arg-type]
+
+    def read_members(self) -> Iterator[tarfile.TarInfo]:
+        """Yield each member, whose content can be read until the next one. Raises tarfile.TarError."""
+        while (member := self.next()) is not None:
+            self.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            if sum(len(key) + len(value) for key, value in self.pax_headers.items()) > MAX_HEADERS:
+                raise tarfile.ReadError("the global headers are too large")
+            self.headers.left = None
+            yield member
+            self.headers.left = MAX_HEADERS
+
+
 def _extract(source: Readable, server: FileServer, where: bytes) -> None:
     file: Any = _Waiting(source)
     left_out = LeftOut()
-    directories: list[tuple[bytes, FileInfo]] = []
+    directories: dict[bytes, FileInfo] = {}
     try:
-        with tarfile.open(mode="r|*", fileobj=file) as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+        with _Archive.open(mode="r|*", fileobj=file) as tar:
+            for member in tar.read_members():
                 mtime = max(0, int(member.mtime))
                 info = FileInfo(member.mode, 1, member.uid, member.gid, 0, member.size, mtime, 0, (0, 0))
                 parts = _archive_path(member.name)
                 if member.isdir():
                     _open_directory(server, where, parts)
-                    directories.append((posixpath.join(where, *parts), info))
+                    path = posixpath.join(where, *parts)
+                    directories.pop(path, None)  # the last one counts, after those that precede it
+                    directories[path] = info
                 elif not parts or not _extract_file(
                     tar, member, info, _open_directory(server, where, parts[:-1]), where, parts[-1]
                 ):
                     left_out.add(member.name)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError, OverflowError) as error:  # of headers of headers, and an infinite time
         raise ValueError(f"source is not a tar archive: {error}") from error
-    for path, info in reversed(directories):
+    for path, info in reversed(directories.items()):
         server.open_directory(path).finish(info)
     _warn_left_out(left_out)
 
@@ -750,7 +796,9 @@ def _extract_file(
 
 
 def _archive_path(name: str) -> list[bytes]:
-    """Return the components of a path in an archive. Raises ValueError: it could lead out of the directory."""
+    """Return the components of a path in an archive. Raises ValueError: it could lead out of the directory, or is not a path."""
+    if "\0" in name or len(name) > MAX_PATH:
+        raise ValueError(f"source has the name {shown(name)}: a path in an archive has at most {MAX_PATH} characters, and no NUL")
     parts = [os.fsencode(part) for part in name.split("/") if part not in ("", ".")]
     if b".." in parts:
         raise ValueError(f"source has the name {shown(name)}: '..' is not allowed in an archive")
