@@ -17,6 +17,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
+from ociruntime import overrides
 from ociruntime.spec import base as spec_base
 
 project = "ociruntime"
@@ -119,11 +120,17 @@ def show_plots(app, docname, source):
         source[0] = source[0].replace("<!-- plots -->", f"![Each figure over the measured commits]({PLOTS})")
 
 
-def unlink(app, doctree):
-    """Remove the links of the built-in types, which would lead to attributes of the same name, such as ``LostOutput.bytes``."""
+def correct_links(app, doctree):
+    """Correct what Sphinx would link to another thing of the same name.
+
+    These are built-in types, of which attributes have the names, such as ``LostOutput.bytes``, and types of arguments.
+    """
     for reference in list(doctree.findall(addnodes.pending_xref)):
-        if reference.get("reftarget") in vars(builtins):
+        target = reference.get("reftarget")
+        if target in vars(builtins):
             reference.replace_self(reference.children)
+        elif target in overrides.__all__ and reference.get("py:module") != "ociruntime.spec":
+            reference["reftarget"] = f"{overrides.__name__}.{target}"
 
 
 def check(app, env):
@@ -138,6 +145,13 @@ def check(app, env):
                         logging.getLogger(__name__).warning("%s.%s is not in the reference", name, member)
 
 
+def leave_out_unknown(app, doctree):
+    """Remove the argument of a signature that only says which keyword was meant."""
+    for parameter in list(doctree.findall(addnodes.desc_parameter)):
+        if parameter.astext().startswith("**unknown:"):
+            parameter.parent.remove(parameter)
+
+
 def trim(app, doctree):
     """Remove empty lines at the end of code blocks, which doctest needs before a fence."""
     for block in doctree.findall(nodes.literal_block):
@@ -149,7 +163,8 @@ def trim(app, doctree):
 def setup(app):
     app.connect("source-read", show_plots)
     app.connect("doctree-read", trim)
-    app.connect("doctree-read", unlink)
+    app.connect("doctree-read", correct_links)
+    app.connect("doctree-read", leave_out_unknown)
     app.connect("env-check-consistency", check)
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", convert)
