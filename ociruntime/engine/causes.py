@@ -83,7 +83,10 @@ _KNOWN: Final[dict[tuple[str, int], tuple[str, str]]] = {
     ("idmap", errno.EINVAL): ("the map is empty, too long, or has overlaps", ""),
     ("setgroups", errno.EPERM): ("the user namespace denies setgroups", "remove additionalGids"),
     ("setgroups", errno.EINVAL): ("a group is not mapped in the user namespace", "add it to linux.gidMappings"),
-    ("setresuid", errno.EINVAL): ("the user is not mapped in the user namespace", "add it to linux.uidMappings"),
+    **dict.fromkeys(
+        product(("setresuid", "own_stdio"), (errno.EINVAL,)),
+        ("the user is not mapped in the user namespace", "add it to linux.uidMappings"),
+    ),
     ("setresgid", errno.EINVAL): ("the group is not mapped in the user namespace", "add it to linux.gidMappings"),
     ("open_tree", errno.ENOENT): ("no such file or directory on the host", "create it, or correct the path in the config"),
     ("open_tree", errno.EINVAL): ("it has mounts below it, which a user namespace cannot omit", "use rbind"),
@@ -205,7 +208,10 @@ _UNPRIVILEGED: Final[dict[tuple[str, int], tuple[str, str]]] = {
         "needs CAP_SYS_NICE on the host",
         "use a nice value that is not below the caller's and no real-time policy, or run as root",
     ),
-    ("setresuid", errno.EINVAL): ("the user is not mapped in the user namespace", _MAP.format("uid")),
+    **dict.fromkeys(
+        product(("setresuid", "own_stdio"), (errno.EINVAL,)),
+        ("the user is not mapped in the user namespace", _MAP.format("uid")),
+    ),
     ("setresgid", errno.EINVAL): ("the group is not mapped in the user namespace", _MAP.format("gid")),
     ("setgroups", errno.EINVAL): ("a group is not mapped in the user namespace", _MAP.format("gid")),
     ("fsopen", errno.EPERM): (_NOT_IN_USER_NAMESPACE, _BIND),

@@ -144,6 +144,22 @@ def test_the_root_directory_of_the_host(user: User) -> None:
     assert user.script(HOST, user.state) == "True\n" * 4
 
 
+OTHER_USER = """
+import sys, ociruntime as oci
+with oci.Sandbox(sys.argv[1], state_root=sys.argv[2]) as sandbox:
+    try:
+        sandbox.run(["true"], user="12345:0")
+    except oci.StepError as error:
+        print(error)
+"""
+
+
+def test_a_user_that_is_not_mapped(user: User) -> None:
+    """Whichever step finds it: the pipes of the output are given to the user first."""
+    message = "standard streams that are pipes, for user 12345: the user is not mapped in the user namespace; use one that is mapped, or map it in"
+    assert user.script(OTHER_USER, user.bundle, user.state).startswith(message)
+
+
 LINKS = """
 import sys, ociruntime as oci
 try:
