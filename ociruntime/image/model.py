@@ -594,7 +594,7 @@ def _open(name: str, reference: str | None, platform: oci.Platform | None) -> _O
         mode = os.stat(name).st_mode
     except FileNotFoundError as error:
         if _REGISTRY.search(name):
-            error.strerror = "no such file; images of registries are pulled to a file first, by 'ociruntime pull' or oci.pull"
+            error.strerror = "no such file or directory: it is in a registry and not a file; ociruntime.pull makes a SIF file of it"
         raise
     if stat.S_ISDIR(mode):
         opened = _open_directory(name, path, reference, platform)
