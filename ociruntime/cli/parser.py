@@ -169,7 +169,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         command_groups: the headings of the help, each with the commands under it.
-        hints: what to do instead of options that other programs have, by their names.
+        hints: what to do instead of options and commands that other programs have, by their names.
         default_command: the subcommand that is meant if the first positional argument is not a subcommand, and all subcommands.
         begins_rest: whether nothing is an option behind this positional argument, the first one of a parser with
             `argparse.REMAINDER`. Default: always.
@@ -216,7 +216,8 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         if isinstance(action, argparse._SubParsersAction):
-            more = f"'{self.prog} --help' lists the commands{_suggest(value, action.choices)}"
+            hint = self.hints.get(value)
+            more = f"'{self.prog} --help' lists the commands{f'; {hint}' if hint else _suggest(value, action.choices)}"
             self.error(f"{value!r} is not a command; {more}", UNKNOWN_COMMAND)
         known = ", ".join(map(repr, action.choices))
         message = f"invalid choice: {value!r} (choose from {known}){_suggest(str(value), action.choices)}"
@@ -321,6 +322,7 @@ def _build_global_parser() -> tuple[Parser, Any]:
         description="An OCI container runtime: run containers from bundles and SIF images.",
         epilog="'ociruntime COMMAND --help' describes a command. Options of this list stand before the command.",
     )
+    parser.hints = _COMMAND_HINTS
     parser.add_argument(
         "-v", "--version", action=_PrintVersion, nargs=0, default=argparse.SUPPRESS, help="print the version and exit"
     )
@@ -415,6 +417,14 @@ def _add_format(parser: Parser) -> None:
     )
 
 
+_COMMAND_HINTS: Final = {
+    "instance": "'run --bundle BUNDLE --detach ID' starts a container that stays, and 'list' shows them",
+    "cache": "'prune' removes the images that no bundle uses",
+    "version": "use --version",
+    "stop": "use 'kill', and 'delete' when it has ended",
+    "rm": "use 'delete'",
+}
+"""Commands of Apptainer and of container engines, and what to do instead."""
 _OWN_NAMESPACE: Final = "every container has such a namespace of its own; leave it out"
 _RIGHTS: Final = "use a bundle, whose config.json has process.capabilities and linux.seccomp"
 _APPTAINER_HINTS: Final = {

@@ -167,6 +167,14 @@ def test_no_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "message"),
     [
         ("stat x", "'stat' is not a command; 'ociruntime --help' lists the commands; did you mean 'state'?"),
+        (
+            "instance start x y",
+            (
+                "'instance' is not a command; 'ociruntime --help' lists the commands; "
+                "'run --bundle BUNDLE --detach ID' starts a container that stays, and 'list' shows them"
+            ),
+        ),
+        ("version", "'version' is not a command; 'ociruntime --help' lists the commands; use --version"),
         ("frobnicate", "'frobnicate' is not a command; 'ociruntime --help' lists the commands"),
         ("image lss x", "'lss' is not a command; 'ociruntime image --help' lists the commands; did you mean 'ls'?"),
         ("help dlete", "No help topic for 'dlete'; 'ociruntime --help' lists the commands; did you mean 'delete'?"),
