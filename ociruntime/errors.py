@@ -83,6 +83,10 @@ class OCIRuntimeError(Exception):
     profile: Profile | None = None
     """The times of the steps of a run with ``profile=True`` that failed. An error with a ``result`` has them there."""
 
+    def __repr__(self) -> str:
+        # The default one shows the arguments, which of an OSError are the errno and its words. Dask and asyncio print nothing else.
+        return f"{type(self).__name__}({str(self)!r})"
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 

@@ -49,6 +49,7 @@ def test_a_result_is_a_value() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_errors(error: oci.OCIRuntimeError) -> None:
+    assert repr(error) == f"{type(error).__name__}({str(error)!r})"
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is type(error)
         assert (str(again), again.args, again.__dict__) == (str(error), error.args, error.__dict__)
