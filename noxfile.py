@@ -177,7 +177,7 @@ def packages(session: nox.Session) -> None:
 
     The wheel is tested with each newer CPython too that is on PATH or installed by pyenv.
     """
-    session.install("auditwheel", "build")
+    session.install("abi3audit", "auditwheel", "build")
     with tempfile.TemporaryDirectory() as temporary:
         tree, out = Path(temporary, "tree"), Path(temporary, "out")
         shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".nox", ".*_cache"))
@@ -196,6 +196,7 @@ def packages(session: nox.Session) -> None:
             session.error(f"{wheel.name}: not tagged cp311-abi3, for every CPython from 3.11 on")
         if 'platform tag: "manylinux_' not in " ".join(str(session.run("auditwheel", "show", str(wheel), silent=True)).split()):
             session.error(f"{wheel.name}: not a manylinux wheel; auditwheel show tells which libraries it needs")
+        session.run("abi3audit", "--strict", str(wheel))
         session.run("tar", "-C", temporary, "-xf", str(sdist), external=True)
         (unpacked,) = Path(temporary).glob("ociruntime-*")
         listed = set(str(listing).split("\0")) - {".git_archival.txt"}  # the metadata has the version
