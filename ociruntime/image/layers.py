@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import attrs
 from typing_extensions import override
 
+from ociruntime.arguments import printable
 from ociruntime.errors import ImageError, ImagePathError, OCIRuntimeError, UnsupportedError
 from ociruntime.files import NotRegularError, open_in_root, open_regular
 from ociruntime.image.blobs import LayerFormat, open_zstd, split_digest
@@ -550,6 +551,10 @@ class DirectoryTree:
                 yield node, iter(partial(file.read, PIECE), b"")
 
     def attributes(self, node: Node) -> dict[str, bytes]:
+        if len(os.fsencode(node.location)) > MAX_PATH:
+            raise ImageError(
+                f"{self._where}: {printable(f'/{posixpath.normpath(node.location)}'[:200])}... lies too deep in the image"
+            )
         fd = open_in_root(self._root, node.location, os.O_PATH | os.O_NOFOLLOW)
         try:
             path = f"/proc/self/fd/{fd}"  # the file itself, also if it is a symbolic link

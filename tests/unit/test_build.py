@@ -413,6 +413,22 @@ def test_an_upper_directory(format: Any, tmp_path: Path) -> None:
         oci.build(tmp_path / "layout", tmp_path / "y.sif", upper=upper, format=format)
 
 
+def test_an_upper_directory_with_paths_that_no_call_takes(tmp_path: Path) -> None:
+    """A program of a container makes such directories one in the other."""
+    image().write_layout(tmp_path / "layout")
+    (tmp_path / "upper").mkdir()
+    fd = os.open(tmp_path / "upper", os.O_RDONLY)
+    for _ in range(17):
+        os.mkdir("d" * 255, dir_fd=fd)
+        inner = os.open("d" * 255, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = inner
+    os.close(fd)
+    with pytest.raises(oci.ImageError, match=r"upper: /d{199}\.\.\. lies too deep in the image"):
+        oci.build(tmp_path / "layout", tmp_path / "x.sif", upper=tmp_path / "upper")
+    assert sorted(os.listdir(tmp_path)) == ["layout", "upper"]
+
+
 MKE2FS = shutil.which("mke2fs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
