@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import re
 import shutil
@@ -284,6 +285,9 @@ def test_wrong_arguments(world: World, command: str, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(world.here)
     if command == "kernelspec install":
         pytest.importorskip("jupyter_client", reason="the extra 'notebook' is not installed")
+        monkeypatch.setattr(
+            logging.getLogger("traitlets"), "propagate", False
+        )  # of paths that are not UTF-8, which xdist cannot send
     parser = COMMANDS[command]
     faults: list[str] = []
     tried = 0
