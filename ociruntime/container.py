@@ -588,14 +588,10 @@ class Container(HtmlRepr):
         """
         from .spec import RuntimeSpec
 
-        path = f"{self._entry.directory}/config.json"
-        try:
+        with self._entry.reading_config() as path:
             version = _version(path)
             if self._spec is None or self._spec[0] != version:
                 self._spec = version, RuntimeSpec.load(path)
-        except FileNotFoundError:
-            self._entry.read()
-            raise StateError(f"container {self.id!r} has no config: {path} is missing") from None
         return self._spec[1]
 
     def fileno(self) -> int:

@@ -520,6 +520,16 @@ class Entry:
         """Raise StateError, with a remedy, for an OSError in the block, which makes a file of the directory."""
         return _Storing(f"{self.directory}/{name}")
 
+    @contextmanager
+    def reading_config(self) -> Iterator[str]:
+        """Give the path of config.json for the block, which reads it. Raises ContainerNotFound; StateError: it is missing."""
+        path = f"{self.directory}/config.json"
+        try:
+            yield path
+        except FileNotFoundError:
+            self.read()
+            raise StateError(f"container {self.id!r} has no config: {path} is missing") from None
+
     def update(self, **changes: object) -> StateRecord:
         document: StateRecord = {**self.read(), **changes}  # type: ignore[typeddict-item]
         self.write(document)

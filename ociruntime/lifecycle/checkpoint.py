@@ -451,7 +451,8 @@ def checkpoint(entry: Entry, own: int, options: CheckpointOptions) -> None:
     """
     with allowed(entry, "checkpoint", Status.RUNNING, Status.PAUSED) as document:
         program = _find_criu("checkpoint")
-        spec = RuntimeSpec.load(f"{entry.directory}/config.json")
+        with entry.reading_config() as config:
+            spec = RuntimeSpec.load(config)
         mounts = list(read_mounts(document["pid"]))
         _check_restorable(entry, document, spec, mounts)
         for path in (options.image_path, options.work_path):

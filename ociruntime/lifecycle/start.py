@@ -191,7 +191,8 @@ def _filter(entry: Entry) -> Seccomp | None:
     """Return the container's seccomp profile."""
     from ..spec import RuntimeSpec
 
-    spec = RuntimeSpec.load(f"{entry.directory}/config.json")
+    with entry.reading_config() as path:
+        spec = RuntimeSpec.load(path)
     return spec.linux.seccomp if spec.linux else None
 
 

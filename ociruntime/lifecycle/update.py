@@ -91,7 +91,8 @@ def update(entry: Entry, resources: Resources | Mapping[str, Json] | None, limit
     """Change limits. Arguments and errors are those of `Container.update`."""
     given, schemas = changed_members(_with_arguments(resources, limits)), _schemas(limits)
     with allowed(entry, "update", Status.CREATED, Status.RUNNING, Status.PAUSED) as document:
-        spec = RuntimeSpec.load(entry.path / "config.json")
+        with entry.reading_config() as path:
+            spec = RuntimeSpec.load(path)
         linux = spec.linux or Linux()
         merged = (linux.resources or Resources()).merge(given)
         linux = linux.evolve(resources=merged, intel_rdt=_with_schemas(linux.intel_rdt, schemas))

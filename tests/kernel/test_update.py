@@ -80,6 +80,16 @@ def test_single_limits_and_the_others_stay(limited: Limited) -> None:
         assert container.spec.linux.resources.memory.limit == 40 * MiB  # type: ignore[union-attr]
 
 
+def test_a_container_whose_config_was_removed(bundle: oci.Bundle, state_root: Path, prefix: str) -> None:
+    """By a program that cleans /tmp, for example."""
+    with oci.Container.run(prefix, bundle.with_args(["sleep", "1000"]), state_root=state_root) as container:
+        (state_root / prefix / "config.json").unlink()
+        for call in (lambda: container.update(pids=5), lambda: container.exec(["true"])):
+            with pytest.raises(oci.StateError, match=f"container '{prefix}' has no config: .*/config.json is missing"):
+                call()
+        container.delete(force=True)
+
+
 @pytest.mark.parametrize("way", ["python", "file", "stdin", "apptainer", "flags"])
 def test_the_ways_to_say_it(limited: Limited, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = {"memory": {"limit": 80 * MiB, "swap": 0}, "cpu": {"shares": 2048, "quota": 0, "cpus": ""}, "pids": {"limit": 9}}
