@@ -37,6 +37,8 @@ from .spec import CPU, IDMapping, Linux, Memory, Mount, NamespaceType, Pids, Pro
 from .spec.base import members_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .cdi import Gpus, Requested
     from .rootfs.users import ContainerRoot
     from .spec import RuntimeSpec
@@ -70,13 +72,13 @@ Env: TypeAlias = Mapping[str, str | None] | Sequence[str]
 UserLike: TypeAlias = "str | int | tuple[int, int] | User"
 """``"name"``, ``"name:group"``, ``"uid:gid"``, a uid, (uid, gid), or a `User`. Names are looked up in the container.
 ``"caller"`` is the caller."""
-MountLike: TypeAlias = "str | tuple[StrPath, str] | tuple[StrPath, str, str] | Mapping[str, Any] | Mount"
+MountLike: TypeAlias = "str | tuple[StrPath, StrPath] | tuple[StrPath, StrPath, str] | Mapping[str, Any] | Mount"
 """``"source:destination"`` or ``"source:destination:ro"``, a tuple of these parts, a mount as in config.json, or a `Mount`.
 
 A mount as in config.json that has a source and no type is a bind mount. A relative source of a bind mount counts from the
 working directory of the caller.
 """
-Mounts: TypeAlias = "Iterable[MountLike] | Mapping[str, str]"
+Mounts: TypeAlias = "Iterable[MountLike] | Mapping[str, StrPath] | Mapping[Path, StrPath]"
 """Mounts, or a mapping of sources to destinations: ``{"data": "/data:ro"}``."""
 Network: TypeAlias = "Literal['none', 'host', 'private', False] | StrPath"
 """``"none"`` or False, ``"host"``, ``"private"``, or the path of a network namespace."""
@@ -97,7 +99,7 @@ def parse_mounts(mounts: Mounts | None) -> tuple[Mount, ...] | None:
     if mounts is None:
         return None
     if isinstance(mounts, Mapping):
-        return tuple(map(parse_mount, cast("Mapping[str, str]", mounts).items()))
+        return tuple(map(parse_mount, cast("Mapping[StrPath, StrPath]", mounts).items()))
     if isinstance(mounts, str | bytes) or not isinstance(mounts, Iterable):
         raise wrong_type("mounts", mounts, "a sequence of mounts, or a mapping of sources to destinations,")
     return tuple(map(parse_mount, mounts))

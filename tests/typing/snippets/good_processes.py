@@ -38,6 +38,10 @@ assert_type(result.usage.peak_memory, int)
 
 # arguments as people write them
 oci.run("image.sif", [Path("/bin/true"), "argument"], timeout=timedelta(minutes=1), mounts={"data": "/data:ro"})
+oci.run("image.sif", ["true"], mounts={Path("data"): "/data:ro"})
+paths = {Path("data"): Path("/data")}
+oci.run("image.sif", ["true"], mounts=paths)
+oci.run("image.sif", ["true"], mounts=[(Path("data"), Path("/data"))])
 oci.run("image.sif", ["true"], mounts=[{"destination": "/x", "type": "tmpfs", "source": "tmpfs"}])
 
 
