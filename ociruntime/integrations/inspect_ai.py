@@ -297,7 +297,10 @@ def _of_service(place: str, service: Any, directory: Path) -> tuple[str, dict[st
             raise ValueError(f"{place}.{name}: a sandbox does not have this; it takes image, {', '.join(_MEMBERS)}")
         keyword, convert = _MEMBERS[name]
         options[keyword] = convert(f"{place}.{name}", value, directory)
-    return str(directory / image), options | service.extensions.get(_EXTENSION, {})
+    further = service.extensions.get(_EXTENSION, {})
+    if not isinstance(further, dict):
+        raise ValueError(f"{place}.{_EXTENSION}: {further!r} is not a mapping of keywords of Sandbox to values")
+    return str(directory / image), options | further
 
 
 def _same(place: str, value: Any, directory: Path) -> Any:

@@ -174,6 +174,7 @@ def test_a_compose_file(tmp_path: Path) -> None:
         ({"network_mode": "bridge"}, r"services\.a\.network_mode: 'bridge' is not 'none' or 'host'"),
         ({"environment": ["A=1", "B"]}, r"services\.a\.environment: 'B' has no value"),
         ({"environment": {"B": None}}, r"services\.a\.environment: 'B' has no value"),
+        ({"x-ociruntime": ["disk"]}, r"services\.a\.x-ociruntime: \['disk'\] is not a mapping of keywords"),
         ({"volumes": ["data:/data"]}, r"services\.a\.volumes: 'data' is not the path of a file or directory"),
         ({"image": None, "build": "."}, r"services\.a\.image: missing; name the path of an image"),
     ],
